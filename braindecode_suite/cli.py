@@ -1,0 +1,242 @@
+"""The command line, ``bds``: thin. Everything heavy is imported inside the commands, so that ``bds --help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+DONE, USER_MISTAKE = 0, 2
+CATALOGUES = ("datasets", "targets", "encoders", "decoders", "generators", "workflows")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with exit code 2."""
+        self.exit(USER_MISTAKE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def subject_label(text: str) -> str:
+    """Return a participant label without its ``sub-`` or ``subj`` prefix.
+
+    Examples
+    --------
+    >>> subject_label("sub-01"), subject_label("subj02"), subject_label("CSI1")
+    ('01', '02', 'CSI1')
+    """
+    for prefix in ("sub-", "subj-", "subj"):
+        if text.startswith(prefix) and len(text) > len(prefix):
+            return text.removeprefix(prefix)
+    return text
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    from braindecode_suite import __version__
+
+    parser = Parser(
+        prog="bds",
+        description="Decode what a person sees from their brain, and say how far to trust it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"braindecode_suite {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    run = commands.add_parser(
+        "run",
+        help="decode the recordings of some or all participants, or summarise the group",
+        allow_abbrev=False,
+    )
+    run.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="catalogue name (`bds list datasets`) or a folder with a trials.tsv",
+    )
+    run.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path)
+    run.add_argument("level", choices=("participant", "group"))
+    run.add_argument(
+        "--participant-label",
+        "--participant_label",
+        nargs="+",
+        default=[],
+        type=subject_label,
+        metavar="LABEL",
+        help="subjects, with or without the sub- prefix; all by default",
+    )
+    run.add_argument("--data-dir", type=Path, help="where the data are; simulated studies are written there")
+    run.add_argument("--workflow", help="by default the dataset's own")
+    run.add_argument("--config", type=Path, help="YAML file with values that change the preset's")
+    run.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value; may be repeated",
+    )
+    _computing(run)
+    run.add_argument("--work-dir", type=Path, help="scratch folder, OUTPUT_DIR/work by default")
+    run.add_argument("--fresh", action="store_true", help="discard what earlier runs left in the work folder")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument(
+        "--reports-only", action="store_true", help="render the reports of results that are there"
+    )
+
+    demo = commands.add_parser(
+        "demo", help="the main job on a small simulated study, offline", allow_abbrev=False
+    )
+    demo.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path, nargs="?", default=Path("bds_demo"))
+    demo.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    demo.add_argument("--fresh", action="store_true")
+    _computing(demo)
+
+    listing = commands.add_parser("list", help="what there is to choose from", allow_abbrev=False)
+    listing.add_argument("catalogue", choices=CATALOGUES)
+    describe = commands.add_parser("describe", help="one entry of a catalogue", allow_abbrev=False)
+    describe.add_argument("name", metavar="NAME")
+
+    check = commands.add_parser(
+        "check", help="look at a dataset's files before running anything", allow_abbrev=False
+    )
+    check.add_argument("dataset", metavar="DATASET")
+    check.add_argument("--data-dir", type=Path)
+
+    doctor = commands.add_parser(
+        "doctor", help="what this machine has, and a self-check of ten seconds", allow_abbrev=False
+    )
+    doctor.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    verify = commands.add_parser(
+        "verify", help="recompute the figures of a saved model's card from model and data", allow_abbrev=False
+    )
+    verify.add_argument("model_dir", metavar="MODEL_DIR", type=Path)
+    verify.add_argument("--data-dir", type=Path, required=True)
+    verify.add_argument("--participant-label", "--participant_label", type=subject_label, metavar="LABEL")
+    verify.add_argument("--work-dir", type=Path, help="scratch folder, a temporary one by default")
+    verify.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    return parser
+
+
+def _computing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed; further ones count up from it")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 the user's own input, 1 any other failure."""
+    arguments = build_parser().parse_args(argv)
+    words = ("bds", *(sys.argv[1:] if argv is None else argv))
+
+    from braindecode_suite.core.errors import InputError
+
+    commands = {
+        "run": lambda: _run(arguments, words),
+        "demo": lambda: _demo(arguments, words),
+        "list": lambda: _list(arguments.catalogue),
+        "describe": lambda: _describe(arguments.name),
+        "check": lambda: _check(arguments),
+        "doctor": lambda: _doctor(arguments.device),
+        "verify": lambda: _verify(arguments),
+    }
+    try:
+        return commands[arguments.command]()
+    except InputError as error:
+        print(f"bds {arguments.command}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print(f"bds {arguments.command}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
+    from braindecode_suite.core.device import resolve_device
+    from braindecode_suite.workflows import WORKFLOWS
+    from braindecode_suite.workflows.configuration import load_config
+    from braindecode_suite.workflows.group import run_group
+    from braindecode_suite.workflows.inputs import find_dataset
+    from braindecode_suite.workflows.runner import Run, run_participants
+
+    dataset, data_dir = find_dataset(arguments.dataset, arguments.data_dir)
+    name = WORKFLOWS.resolve(arguments.workflow or dataset.card.workflow)
+    workflow = WORKFLOWS[name]
+    if arguments.level == "group":
+        return run_group(arguments.output_dir, name, workflow.label)
+    preset = dataset.card.preset if name == WORKFLOWS.resolve(dataset.card.workflow) else ""
+    run = Run(
+        dataset=dataset,
+        data_dir=data_dir,
+        output_dir=arguments.output_dir,
+        work_dir=arguments.work_dir or arguments.output_dir / "work",
+        workflow=workflow,
+        config=load_config(workflow, preset, arguments.config, arguments.settings),
+        subjects=tuple(dict.fromkeys(arguments.participant_label)),
+        device=resolve_device(arguments.device),
+        precision=arguments.precision,
+        seed=arguments.seed,
+        fresh=arguments.fresh,
+        dry_run=arguments.dry_run,
+        reports_only=arguments.reports_only,
+        progress=sys.stderr.isatty(),
+        command=words,
+    )
+    return run_participants(run)
+
+
+def _demo(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
+    from braindecode_suite.core.device import resolve_device
+    from braindecode_suite.workflows.demo import run_demo
+
+    return run_demo(
+        arguments.output_dir,
+        settings=arguments.settings,
+        device=resolve_device(arguments.device),
+        precision=arguments.precision,
+        seed=arguments.seed,
+        fresh=arguments.fresh,
+        progress=sys.stderr.isatty(),
+        command=words,
+    )
+
+
+def _list(catalogue: str) -> int:
+    from braindecode_suite.workflows.inputs import list_catalogue
+
+    print(list_catalogue(catalogue))
+    return DONE
+
+
+def _describe(name: str) -> int:
+    from braindecode_suite.workflows.inputs import describe_entry
+
+    print(describe_entry(name))
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from braindecode_suite.workflows.inputs import check_dataset
+
+    return check_dataset(arguments.dataset, arguments.data_dir)
+
+
+def _doctor(device: str) -> int:
+    from braindecode_suite.workflows.doctor import examine
+
+    return examine(device)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from braindecode_suite.core.device import resolve_device
+    from braindecode_suite.workflows.verify import verify_model
+
+    return verify_model(
+        arguments.model_dir,
+        arguments.data_dir,
+        subject=arguments.participant_label,
+        work_dir=arguments.work_dir,
+        device=resolve_device(arguments.device),
+    )

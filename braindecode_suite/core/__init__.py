@@ -1,0 +1,1 @@
+"""What flows along the arrows: containers, spaces, splits, scores, and the checks that guard them."""

@@ -1,0 +1,78 @@
+"""Configs hold data only: frozen pydantic models, read from YAML, changed by ``--set key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from braindecode_suite.core.errors import InputError
+
+
+class Config(BaseModel):
+    """Numbers, strings, lists and nested configs; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; anything else in the file is an `InputError`."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(path, expected="a readable YAML file", found=" ".join(str(error).split())) from error
+    if not isinstance(data, dict):
+        raise InputError(path, expected="a YAML mapping", found=type(data).__name__)
+    return data
+
+
+def apply_settings(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Return `data` with ``a.b=value`` settings applied; values are read as YAML.
+
+    Examples
+    --------
+    >>> apply_settings({"train": {"epochs": 3}}, ["train.epochs=5", "seeds=[0, 1]"])
+    {'train': {'epochs': 5}, 'seeds': [0, 1]}
+    """
+    result = _copy(data)
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key:
+            raise InputError("--set", expected="KEY=VALUE", found=repr(setting))
+        *parents, last = key.split(".")
+        node = result
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise InputError("--set", expected=f"{parent!r} to hold further keys", found=repr(child))
+            node = child
+        node[last] = yaml.safe_load(value)
+    return result
+
+
+def _copy(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in data.items()}
+
+
+def build(cls: type[ConfigT], data: dict[str, Any], where: str | Path = "config") -> ConfigT:
+    """Make a config of class `cls`, turning pydantic's report into one line that names key and value.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown, missing or of the wrong type.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top)"
+        if first["type"] == "extra_forbidden":
+            raise InputError(where, expected="a known config key", found=f"{key!r}") from error
+        raise InputError(where, expected=f"{key}: {first['msg']}", found=repr(first.get("input"))) from error

@@ -1,0 +1,48 @@
+"""The errors a user can meet. Each names the argument or file, what was expected, what was found and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class InputError(ValueError):
+    """The user's own input cannot be used: one line on stderr and exit code 2, never a traceback.
+
+    Parameters
+    ----------
+    where : str or Path
+        The file or the argument at fault.
+    expected : str
+        What would have been accepted.
+    found : str
+        What was there.
+    hint : str, optional
+        The way out.
+
+    Examples
+    --------
+    >>> print(InputError("trials.tsv", expected="a column 'stimulus_id'", found="columns onset, run"))
+    trials.tsv: expected a column 'stimulus_id'; found columns onset, run
+    """
+
+    def __init__(self, where: str | Path, *, expected: str, found: str, hint: str = "") -> None:
+        self.where, self.expected, self.found, self.hint = str(where), expected, found, hint
+        super().__init__(f"{where}: expected {expected}; found {found}" + (f" ({hint})" if hint else ""))
+
+
+class MissingWeights(InputError):
+    """A pretrained network is asked for whose weights are not on this machine."""
+
+
+class UnknownName(InputError, KeyError):
+    """A name that no catalogue holds."""
+
+    __str__ = ValueError.__str__
+
+
+class LeakageError(ValueError):
+    """A split does not keep apart what its protocol declares disjoint."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training met NaN or infinity; the message holds the ids of the batch."""

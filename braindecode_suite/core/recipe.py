@@ -1,0 +1,212 @@
+"""`Recipe`: preprocessing as ordered steps, fitted on training rows only and frozen after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash
+
+SCOPES = ("train", "heldout-block", "as-released")
+
+
+class Step(Protocol):
+    """One step of a recipe. `fit` returns a fitted copy; `apply` never looks beyond the rows it is given."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scope(self) -> str: ...
+
+    @property
+    def causal(self) -> bool: ...
+
+    def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> Step: ...
+
+    def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray: ...
+
+    def state(self) -> dict[str, np.ndarray]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ZScore:
+    """Z-score every unit within each level of a trials column (NSD: within session) by training-row statistics.
+
+    A session without training rows cannot be fitted: its rows are refused, unless `scope` is ``heldout-block``, which
+    uses label-free statistics of all rows of that session (printed as transductive).
+
+    Parameters
+    ----------
+    by : str or None
+        Column of ``trials`` to normalise within; None takes all training rows together.
+    scope : {'train', 'heldout-block'}
+    """
+
+    by: str | None = "session"
+    scope: str = "train"
+    levels: np.ndarray | None = None
+    mean: np.ndarray | None = None  # (levels, units)
+    scale: np.ndarray | None = None  # (levels, units)
+    name: str = "z-score"
+    causal: bool = True
+
+    def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> ZScore:
+        """Return a copy with mean and standard deviation of each level's training rows.
+
+        Parameters
+        ----------
+        responses : Responses of shape (trials, units)
+        trials : DataFrame
+        rows : int array
+            Training rows.
+        """
+        keys = self._keys(trials)
+        levels = np.unique(keys if self.scope == "heldout-block" else keys[rows])
+        means, scales = [], []
+        for level in levels:
+            inside = rows[keys[rows] == level]
+            if self.scope == "heldout-block" and len(inside) == 0:
+                inside = np.flatnonzero(keys == level)
+            if len(inside) < 2:
+                raise InputError(
+                    f"{self.by} {level}",
+                    expected="at least 2 training rows to z-score by",
+                    found=str(len(inside)),
+                )
+            block = np.asarray(responses[np.sort(inside)], np.float64)
+            means.append(block.mean(0))
+            deviation = block.std(0)
+            scales.append(np.where(deviation > 0, deviation, np.inf))  # a constant unit becomes 0
+        return ZScore(
+            self.by,
+            self.scope,
+            levels,
+            np.stack(means).astype(np.float32),
+            np.stack(scales).astype(np.float32),
+        )
+
+    def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
+        """Return z-scored `values` of shape (rows, units); `trials` are the same rows."""
+        if self.levels is None or self.mean is None or self.scale is None:
+            raise InputError(
+                "recipe step 'z-score'", expected="a fitted step", found="an unfitted one", hint="call fit"
+            )
+        keys = self._keys(trials)
+        index = np.searchsorted(self.levels, keys)
+        known = (index < len(self.levels)) & (self.levels[np.minimum(index, len(self.levels) - 1)] == keys)
+        if not known.all():
+            raise InputError(
+                "recipe step 'z-score'",
+                expected=f"rows of {self.by} {', '.join(map(str, self.levels))}",
+                found=f"{self.by} {keys[~known][0]}",
+                hint="a held-out block needs scope 'heldout-block'",
+            )
+        return (values - self.mean[index]) / self.scale[index]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the fitted arrays, for a checkpoint."""
+        if self.levels is None or self.mean is None or self.scale is None:
+            return {}
+        return {"levels": np.asarray(self.levels), "mean": self.mean, "scale": self.scale}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the step's parameters."""
+        return {"name": self.name, "by": self.by, "scope": self.scope}
+
+    def _keys(self, trials: pd.DataFrame) -> np.ndarray:
+        return np.zeros(len(trials), int) if self.by is None else trials[self.by].to_numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class SelectUnits:
+    """Keep the units of a boolean mask (an ROI, the valid voxels)."""
+
+    keep: np.ndarray
+    name: str = "select-units"
+    scope: str = "as-released"
+    causal: bool = True
+
+    def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> SelectUnits:
+        """Return itself: the mask is given, not fitted."""
+        return self
+
+    def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
+        """Return the kept units, of shape (rows, kept)."""
+        return values[:, self.keep]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the mask."""
+        return {"keep": self.keep.astype(np.uint8)}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of units kept."""
+        return {"name": self.name, "kept": int(self.keep.sum()), "of": len(self.keep)}
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Ordered preprocessing steps; offline and live use the same object.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        The number of units may change only through the last step.
+    """
+
+    steps: Sequence[Step] = field(default_factory=tuple)
+
+    def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> Recipe:
+        """Return a recipe fitted on training `rows` only; each step sees the output of those before it."""
+        fitted: list[Step] = []
+        for step in self.steps:
+            view = _Through(responses, trials, Recipe(tuple(fitted)))
+            fitted.append(step.fit(view if fitted else responses, trials, rows))
+        return Recipe(tuple(fitted))
+
+    def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
+        """Return preprocessed `values` of shape (rows, units); `trials` are the same rows."""
+        for step in self.steps:
+            values = step.apply(values, trials)
+        return values.astype(np.float32, copy=False)
+
+    def step(self, chunk: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
+        """Apply to one chunk as it arrives; a non-causal step refuses."""
+        for step in self.steps:
+            if not step.causal:
+                raise InputError(
+                    f"recipe step {step.name!r}", expected="a causal step", found="a non-causal one"
+                )
+        return self.apply(chunk, trials)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the parameters of every step, in order."""
+        return [step.describe() for step in self.steps]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all fitted arrays, named ``<position>.<array>``."""
+        return {
+            f"{i}.{key}": value for i, step in enumerate(self.steps) for key, value in step.state().items()
+        }
+
+    @property
+    def hash(self) -> str:
+        """Hash of parameters and fitted arrays."""
+        return data_hash(self.describe(), *[value for _, value in sorted(self.state().items())])
+
+
+class _Through:
+    """Responses read through the steps fitted so far."""
+
+    def __init__(self, responses: Any, trials: pd.DataFrame, recipe: Recipe) -> None:
+        self.responses, self.trials, self.recipe = responses, trials, recipe
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.recipe.apply(np.asarray(self.responses[rows], np.float32), self.trials.iloc[rows])

@@ -1,0 +1,30 @@
+"""Datasets: a folder on disk in, one `Study` a subject out; and the protocols that split them."""
+
+from braindecode_suite.core.registry import Registry
+
+DATASETS = Registry(
+    "dataset",
+    {
+        "simulated-nsd": "braindecode_suite.datasets.simulated_nsd:SIMULATED_NSD",
+        "nsd": "braindecode_suite.datasets.nsd:NSD",
+        "digits69": "braindecode_suite.datasets.digits69:DIGITS69",
+        "table": "braindecode_suite.datasets.table:TABLE",
+    },
+)
+
+PROTOCOLS = Registry(
+    "protocol",
+    {
+        "nsd-shared1000": "braindecode_suite.datasets.protocols:nsd_shared1000",
+        "nsd-982": "braindecode_suite.datasets.protocols:nsd_982",
+        "nsd-shared515": "braindecode_suite.datasets.protocols:nsd_shared515",
+        "nsd-cluster-disjoint": "braindecode_suite.datasets.protocols:nsd_cluster_disjoint",
+        "digits69-10x10fold": "braindecode_suite.datasets.digits69:ten_by_ten_fold",
+        "digits69-published": "braindecode_suite.datasets.digits69:published_split",
+        "random-by-image": "braindecode_suite.datasets.protocols:random_by_image",
+        "leave-one-run-out": "braindecode_suite.datasets.protocols:leave_one_run_out",
+        "leave-one-session-out": "braindecode_suite.datasets.protocols:leave_one_session_out",
+        "table-default": "braindecode_suite.datasets.protocols:table_default",
+        "as-given": "braindecode_suite.datasets.protocols:as_given",
+    },
+)

@@ -1,0 +1,232 @@
+"""Ridge regression from voxels to latents: the linear baseline, tuned as hard as the deep models it stands beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from braindecode_suite.core.checks import check_option
+from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import ROLES, Latents, Target
+from braindecode_suite.core.protocols import FitContext
+from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.learning.checkpoints import (
+    SavedModel,
+    check_cohort,
+    check_targets,
+    describe_fit,
+    load_model,
+    recipe_tensors,
+    save_model,
+)
+from braindecode_suite.learning.responses import ImageRows, UnitScaler, fit_scaler, image_means, read_blocks
+from braindecode_suite.learning.ridge import RELATIVE_ALPHAS, cached_ridge_cv, group_folds
+
+
+class RidgeConfig(Config):
+    """How the ridge baseline is fitted.
+
+    Attributes
+    ----------
+    alphas : tuple of float
+        Penalties, relative to the mean eigenvalue of the Gram matrix; each target dimension takes its own.
+    n_folds : int
+        Folds of the cross-validation over training images that chooses them.
+    repeats : {'mean', 'each'}
+        Whether the repeats of a training image are averaged or are rows of their own (in one fold).
+    weight_by_signal : bool
+        Whether units are weighted by how well their repeats agree, see `learning.responses.fit_scaler`.
+    """
+
+    alphas: tuple[float, ...] = RELATIVE_ALPHAS
+    n_folds: PositiveInt = 5
+    repeats: Literal["mean", "each"] = "mean"
+    weight_by_signal: bool = True
+
+
+class RidgeEncoder:
+    """One ridge regression per subject and role, with a penalty per latent dimension.
+
+    Penalties are chosen by k-fold cross-validation over training images. Standardising the targets changes nothing here:
+    every dimension has its own penalty, chosen by its own explained variance. Validation rows are not used.
+
+    Parameters
+    ----------
+    config : RidgeConfig
+    context : FitContext
+
+    Attributes
+    ----------
+    history_ : list
+        Empty: the solution is closed form.
+    penalties_ : dict of str to array of shape (subjects, dimensions)
+        Chosen penalties by role.
+    cv_r2_ : dict of str to array of shape (subjects, dimensions)
+        Cross-validated share of variance explained, by role.
+    """
+
+    config_class: ClassVar[type[RidgeConfig]] = RidgeConfig
+    PRESETS: ClassVar[tuple[str, ...]] = ("default",)
+
+    def __init__(self, config: RidgeConfig, context: FitContext) -> None:
+        self.config, self.context = config, context
+        self.history_: list[dict[str, float]] = []
+
+    @classmethod
+    def preset(cls, name: str) -> RidgeConfig:
+        """Return the config of a preset."""
+        check_option("preset", name, cls.PRESETS)
+        return RidgeConfig()
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of fitted weights and intercepts."""
+        self._check_fitted()
+        return sum(mapping.coef.size + mapping.intercept.size for mapping in self._maps.values())
+
+    def fit(self, train: Cohort, validation: Cohort, targets: Mapping[str, Target]) -> RidgeEncoder:
+        """Fit one map per subject to all targets at once; roles of one target share it."""
+        for role in targets:
+            check_option("role", role, ROLES)
+        if not targets:
+            raise InputError("`targets`", expected="at least one role", found="none")
+        self.facts_ = describe_fit(train, targets, self.context.split_hash)
+        unique = {target.name: target for target in targets.values()}
+        self._roles = {role: target.name for role, target in targets.items()}
+        self._shapes = {name: (target.tokens, target.width) for name, target in unique.items()}
+        self._maps: dict[str, _SubjectMap] = {}
+        r2: dict[str, list[np.ndarray]] = {name: [] for name in unique}
+        penalties: dict[str, list[np.ndarray]] = {name: [] for name in unique}
+        for study, rows in train:
+            images = ImageRows.of(study, rows)
+            Y = [
+                _flat(target.embed(train.stimuli, list(images.ids)), images.ids) for target in unique.values()
+            ]
+            mapping, fit_alpha, fit_r2 = self._fit_subject(study, images, np.concatenate(Y, axis=1))
+            self._maps[study.subject] = mapping
+            start = 0
+            for name, y in zip(unique, Y, strict=True):
+                penalties[name].append(fit_alpha[start : start + y.shape[1]])
+                r2[name].append(fit_r2[start : start + y.shape[1]])
+                start += y.shape[1]
+        self.penalties_ = {role: np.stack(penalties[name]) for role, name in self._roles.items()}
+        self.cv_r2_ = {role: np.stack(r2[name]) for role, name in self._roles.items()}
+        self._recipes = recipe_tensors(train)
+        return self
+
+    def _fit_subject(
+        self, study: Study, images: ImageRows, Y: np.ndarray
+    ) -> tuple[_SubjectMap, np.ndarray, np.ndarray]:
+        scaler = fit_scaler(study, images, weight_by_signal=self.config.weight_by_signal)
+        if self.config.repeats == "mean":
+            X, image = image_means(study, images, scaler), np.arange(len(images))
+        else:
+            rows = np.concatenate(images.rows)
+            X = np.concatenate([scaler.apply(block) for _, block in read_blocks(study, rows)])
+            image = np.repeat(np.arange(len(images)), [len(group) for group in images.rows])
+        folds = group_folds(image, min(self.config.n_folds, len(images)))
+        fit = cached_ridge_cv(
+            (self.context.cache_dir or self.context.work_dir) / "ridge",
+            X,
+            Y[image],
+            folds=folds,
+            alphas=self.config.alphas,
+        )
+        return _SubjectMap(scaler, fit.coef, fit.intercept), fit.alpha, fit.cv_r2.max(axis=0)
+
+    def predict(self, cohort: Cohort, seed: int = 0) -> dict[str, Latents]:
+        """Return one row of latents for each row of the cohort, in order; `seed` changes nothing."""
+        self._check_fitted()
+        check_cohort(self.facts_, cohort, "cohort")
+        parts: list[np.ndarray] = []
+        for study, rows in cohort:
+            parts += [self._maps[study.subject].apply(block) for _, block in read_blocks(study, rows)]
+        width = sum(tokens * width for tokens, width in self._shapes.values())
+        flat = np.concatenate(parts) if parts else np.empty((0, width), np.float32)
+        latents, start = {}, 0
+        for name, (tokens, width) in self._shapes.items():
+            values = flat[:, start : start + tokens * width].reshape(len(flat), tokens, width)
+            start += tokens * width
+            for role in (role for role, of in self._roles.items() if of == name):
+                latents[role] = Latents(values, cohort.stimulus_ids, name, "predicted")
+        return {role: latents[role] for role in self._roles}
+
+    def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
+        """Write safetensors (one file a subject), config.json and README.md."""
+        self._check_fitted()
+        adapters = {
+            subject: {
+                "coef": torch.from_numpy(mapping.coef),
+                "intercept": torch.from_numpy(mapping.intercept),
+                "mean": torch.from_numpy(mapping.scaler.mean),
+                "gain": torch.from_numpy(mapping.scaler.gain),
+                **self._recipes[subject],
+            }
+            for subject, mapping in self._maps.items()
+        }
+        shared = {f"penalties.{role}": torch.from_numpy(values) for role, values in self.penalties_.items()}
+        shared |= {f"cv_r2.{role}": torch.from_numpy(values) for role, values in self.cv_r2_.items()}
+        model = SavedModel(
+            name="ridge",
+            seed=self.context.seed,
+            config=self.config.model_dump(mode="json"),
+            facts=self.facts_,
+            shared=shared,
+            adapters=adapters,
+        )
+        save_model(folder, model, card)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        cohort: Cohort | None = None,
+        device: str = "cpu",
+        *,
+        seed: int | None = None,
+        targets: Mapping[str, Target] | None = None,
+    ) -> RidgeEncoder:
+        """Read a saved model; one of other data than `cohort` or of other `targets` is an error naming both sides."""
+        saved = load_model(folder, "ridge", seed=seed)
+        if cohort is not None:
+            check_cohort(saved.facts, cohort, folder)
+        check_targets(saved.facts, targets or {}, folder)
+        context = FitContext(
+            work_dir=folder, seed=saved.seed, device=device, split_hash=saved.facts["split_hash"]
+        )
+        model = cls(build(RidgeConfig, saved.config, folder / "config.json"), context)
+        model.facts_ = saved.facts
+        model._roles = {role: target["name"] for role, target in saved.facts["targets"].items()}
+        model._shapes = {t["name"]: (t["tokens"], t["width"]) for t in saved.facts["targets"].values()}
+        model.penalties_ = {role: saved.shared[f"penalties.{role}"].numpy() for role in model._roles}
+        model.cv_r2_ = {role: saved.shared[f"cv_r2.{role}"].numpy() for role in model._roles}
+        model._maps, model._recipes = {}, {}
+        for subject, tensors in saved.adapters.items():
+            scaler = UnitScaler(tensors["mean"].numpy(), tensors["gain"].numpy())
+            model._maps[subject] = _SubjectMap(scaler, tensors["coef"].numpy(), tensors["intercept"].numpy())
+            model._recipes[subject] = {k: v for k, v in tensors.items() if k.startswith("recipe.")}
+        return model
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "_maps"):
+            raise InputError("ridge", expected="a fitted encoder", found="an unfitted one", hint="call fit")
+
+
+class _SubjectMap:
+    """Scaled units to the latents of all targets, side by side."""
+
+    def __init__(self, scaler: UnitScaler, coef: np.ndarray, intercept: np.ndarray) -> None:
+        self.scaler, self.coef, self.intercept = scaler, coef, intercept
+
+    def apply(self, responses: np.ndarray) -> np.ndarray:
+        return np.asarray(self.scaler.apply(responses) @ self.coef + self.intercept, dtype=np.float32)
+
+
+def _flat(latents: Latents, ids: np.ndarray) -> np.ndarray:
+    return np.asarray(latents.select(ids).flat, dtype=np.float32)

@@ -1,0 +1,1 @@
+"""How things are fitted: ridge, layers, losses, the diffusion prior, the training loop, checkpoints."""

@@ -1,0 +1,11 @@
+"""Workflows: a config in, a results folder out. One file per workflow; presets of each lie in ``configs/``."""
+
+from braindecode_suite.core.registry import Registry
+
+WORKFLOWS = Registry(
+    "workflow",
+    {
+        "mindeye": "braindecode_suite.workflows.mindeye:MindEyeWorkflow",
+        "image-prior": "braindecode_suite.workflows.image_prior:ImagePriorWorkflow",
+    },
+)

@@ -1,0 +1,219 @@
+"""What a report says in words: the study in numbers, the leakage cards, the methods text with its citations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from braindecode_suite.core.protocols import DatasetCard
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.metrics.duplicates import near_duplicate_ids, perceptual_hashes
+
+CITATIONS: Mapping[str, dict[str, str]] = {
+    "mindeye": {
+        "text": "Scotti et al. (2023). Reconstructing the mind's eye: fMRI-to-image with contrastive learning and diffusion "
+        "priors. NeurIPS.",
+        "url": "https://arxiv.org/abs/2305.18274",
+    },
+    "ridge": {
+        "text": "Hoerl and Kennard (1970). Ridge regression: biased estimation for nonorthogonal problems. Technometrics 12.",
+        "url": "https://doi.org/10.1080/00401706.1970.10488634",
+    },
+    "csls": {
+        "text": "Conneau et al. (2018). Word translation without parallel data. ICLR.",
+        "url": "https://arxiv.org/abs/1710.04087",
+    },
+    "kandinsky": {
+        "text": "Razzhigaev et al. (2023). Kandinsky: an improved text-to-image synthesis with image prior and latent "
+        "diffusion. EMNLP demonstrations.",
+        "url": "https://arxiv.org/abs/2310.03502",
+    },
+    "open_clip": {
+        "text": "Ilharco et al. (2021). OpenCLIP.",
+        "url": "https://doi.org/10.5281/zenodo.5143773",
+    },
+    "ssim": {
+        "text": "Wang et al. (2004). Image quality assessment: from error visibility to structural similarity. IEEE TIP 13.",
+        "url": "https://doi.org/10.1109/TIP.2003.819861",
+    },
+    "permutation": {
+        "text": "Phipson and Smyth (2010). Permutation p-values should never be zero. Stat. Appl. Genet. Mol. Biol. 9.",
+        "url": "https://doi.org/10.2202/1544-6115.1585",
+    },
+}
+
+
+def study_facts(study: Study, split: Split) -> dict[str, Any]:
+    """Return the study in numbers; repeats are counted over test images."""
+    trials = study.trials
+    test_ids = study.stimulus_ids[split.test[0]]
+    _, counts = np.unique(test_ids.astype(str), return_counts=True)
+    values, how_many = np.unique(counts, return_counts=True)
+    n_valid = study.n_units if study.valid is None else int(np.count_nonzero(study.valid))
+    provenance = dict(study.provenance)
+    facts: dict[str, Any] = {
+        "n_trials": len(trials),
+        "n_units": study.n_units,
+        "n_valid": n_valid,
+        "unit": study.unit,
+        "n_images": int(trials["stimulus_id"].nunique()),
+        "sessions": int(trials["session"].nunique()),
+        "repeats": {str(int(k)): int(n) for k, n in zip(values, how_many, strict=True)},
+        "rois": {name: int(np.count_nonzero(member)) for name, member in study.space.rois.items()},
+        "warnings": [str(warning) for warning in provenance.pop("warnings", [])],
+        "provenance": {key: value for key, value in provenance.items() if is_plain(value)},
+    }
+    if study.noise is not None:
+        ncsnr = np.asarray(study.noise.ncsnr, float)
+        finite = ncsnr[np.isfinite(ncsnr)]
+        facts["ncsnr_median"] = float(np.median(finite)) if len(finite) else None
+        facts["ncsnr_source"] = study.noise.source
+    return facts
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value can be written as JSON as it is."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def leakage_card(study: Study, split: Split) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the split's card with its near-duplicates, and the test images that look like a training image."""
+    card = split.card()
+    if study.stimuli is None:
+        return card, frozenset()
+    hashes = {}
+    ids = {}
+    for part in ("train", "test"):
+        ids[part] = sorted(split.keys(part, "stimulus"))
+        images = (study.stimuli.images([stimulus_id])[0] for stimulus_id in ids[part])
+        hashes[part] = perceptual_hashes(images)
+    pairs = near_duplicate_ids(ids["test"], hashes["test"], ids["train"], hashes["train"])
+    similar = sorted({test for test, _ in pairs})
+    card["near_duplicates"] = {"pairs": len(pairs), "test_images": similar}
+    return card, frozenset(similar)
+
+
+def methods(
+    card: DatasetCard,
+    study: Mapping[str, Any],
+    split: Split,
+    recipe: Sequence[Mapping[str, Any]],
+    models: Sequence[Mapping[str, Any]],
+    targets: Mapping[str, str],
+    generator: Mapping[str, Any] | None,
+    scoring: Mapping[str, Any],
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Return paragraphs that say what was done, made from what was done, and the works they cite.
+
+    Parameters
+    ----------
+    card : DatasetCard
+    study : mapping
+        From `study_facts`.
+    split : Split
+    recipe : sequence of mapping
+        `Recipe.describe()`.
+    models : sequence of mapping
+        ``name, seed, n_parameters, chosen``.
+    targets : mapping of role to target name
+    generator : mapping or None
+        ``name, steps, guidance, strength, candidates, images``.
+    scoring : mapping
+        ``n_bootstrap, n_permutations, n_relabellings, scorer, pixel_protocol``.
+    """
+    cited = ["ridge", "open_clip", "csls", "permutation"]
+    sizes = split.card()
+    paragraphs = [
+        f"Data. {card.title}: {study['n_trials']} trials of {study['n_images']} images in {study['sessions']} sessions, "
+        f"{study['n_units']} units ({study['n_valid']} of them with a signal), in {study['unit']}."
+        + (
+            " The recordings are simulated: the results show model recovery, never performance."
+            if card.simulated
+            else ""
+        ),
+        f"Split. Protocol {split.protocol}: {sizes['images']['train']} training, {sizes['images']['validation']} validation "
+        f"and {sizes['images']['test']} test images, disjoint in {', '.join(sorted(split.disjoint)) or 'nothing'}. "
+        "Nothing was fitted, selected, stopped or scaled on test rows.",
+        "Preprocessing. " + (_recipe_words(recipe) or "The responses were used as released."),
+    ]
+    spaces = ", ".join(f"{role}: {name}" for role, name in targets.items())
+    paragraphs.append(f"Targets. Latents of the images were embedded once for each image ({spaces}).")
+    seeds: dict[str, list[str]] = {}
+    for model in models:
+        seeds.setdefault(str(model["name"]), []).append(str(model["seed"]))
+    for name, of in seeds.items():
+        size = next(model["n_parameters"] for model in models if model["name"] == name)
+        paragraphs.append(_model_words(name, [seed for seed in of if seed], size))
+        if name == "mindeye":
+            cited.append("mindeye")
+    paragraphs.append(
+        "Retrieval. Predictions were averaged over the repeats of an image, and each query was averaged over seeds before "
+        "anything was resampled. Similarities are the raw cosine, the cosine centred on the means of training predictions and of "
+        "training images (the headline), and CSLS with hubs measured on training images. Top-1 in galleries of a given size is "
+        "the exact expectation over random galleries. "
+        f"Intervals are 95 % percentile bootstraps of images ({scoring['n_bootstrap']} resamples), conditional on gallery and "
+        f"model; p-values permute whole images ({scoring['n_permutations']} permutations), conditional on the model."
+        + (
+            f" The baseline was also refitted on {scoring['n_relabellings']} relabellings of the training images, all folds and "
+            "penalties."
+            if scoring.get("n_relabellings")
+            else ""
+        )
+    )
+    if generator is not None:
+        cited += ["kandinsky", "ssim"]
+        paragraphs.append(
+            f"Reconstruction. {generator['images']} test images, drawn at random with the seed, were reconstructed by "
+            f"{generator['name']} ({generator['steps']} steps, guidance {generator['guidance']:g}, image-to-image strength "
+            f"{generator['strength']:g} from the decoded low-level latents). Of {generator['candidates']} candidates an image the "
+            "one nearest to the predicted embedding was kept; the true image was never consulted. Every control was drawn with the "
+            f"same seeds. Identification is two-way, by Pearson's correlation of features of {scoring['scorer'] or 'no network'}; "
+            f"pixels were scored at the size of protocol '{scoring['pixel_protocol']}'; SSIM has gaussian weights of sigma 1.5."
+        )
+    own = [{"text": card.citation, "url": ""}] if card.citation else []
+    citations = [*own, *(dict(CITATIONS[key]) for key in dict.fromkeys(cited))]
+    return paragraphs, citations
+
+
+def _recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
+    words = []
+    for step in recipe:
+        if step["name"] == "z-score":
+            within = f"within each {step['by']}" if step["by"] else "over all sessions"
+            words.append(
+                f"Every unit was z-scored {within}, with the mean and standard deviation of "
+                + (
+                    "that block's training rows."
+                    if step["scope"] == "train"
+                    else "all rows of held-out blocks (transductive)."
+                )
+            )
+        else:
+            words.append(f"{step['name']}: {', '.join(f'{k} {v}' for k, v in step.items() if k != 'name')}.")
+    return " ".join(words)
+
+
+def _model_words(name: str, seeds: Sequence[str], n_parameters: int) -> str:
+    if name == "ridge":
+        return (
+            f"Baseline. Ridge regression ({n_parameters:,} numbers) from units to the same latents, a penalty for each latent "
+            "dimension chosen by cross-validation over training images, with the same trials and validation rows."
+        )
+    times = (
+        f"{len(seeds)} seeds ({', '.join(seeds)})"
+        if len(seeds) > 1
+        else f"seed {seeds[0]}"
+        if seeds
+        else "one fit"
+    )
+    return (
+        f"Model. {name} with {n_parameters:,} parameters, {times}; trained on training images, stopped and chosen on validation "
+        "images."
+    )

@@ -1,0 +1,242 @@
+"""One fitted model: fit or read back, predictions for test trials and training images, the folder it is saved in."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.files import data_hash
+from braindecode_suite.core.latents import Latents, Target
+from braindecode_suite.core.protocols import FitContext
+from braindecode_suite.core.recipe import Recipe, Step, ZScore
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.workflows.configuration import merge
+from braindecode_suite.workflows.controls import shuffled_pairs
+from braindecode_suite.workflows.scoring import Predicted
+from braindecode_suite.workflows.steps import Arrays, Steps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """One subject's study under one split: read through a recipe fitted on training rows.
+
+    Attributes
+    ----------
+    study : Study
+        Prepared.
+    split : Split
+    stimulus_ids : dict of part to object array
+        Unique ids of each part, sorted.
+    """
+
+    study: Study
+    split: Split
+    stimulus_ids: dict[str, np.ndarray]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results of this study under this split depend on, for the keys of steps."""
+        study, train = self.study, self.split.train[0]
+        some = train[:: max(1, len(train) // 64)]
+        return {
+            "split": self.split.hash,
+            "recipe": "" if study.recipe is None else study.recipe.hash,
+            "space": study.space.describe(),
+            "stimuli": "" if study.stimuli is None else study.stimuli.fingerprint,
+            "responses": data_hash(study.read(some)),
+        }
+
+    def cohort(self, part: str) -> Cohort:
+        """Return the rows of one part, read through the recipe."""
+        return self.split.cohort(part, [self.study])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A fitted model and what it predicts.
+
+    Attributes
+    ----------
+    name, seed : str
+    control : str
+        ``brain`` or ``shuffled-train``.
+    test : dict of role to Latents
+        One row a test trial for ``retrieval``, one row a test image for the others.
+    train : dict of role to Latents
+        ``retrieval`` of the training images, averaged over trials.
+    folder : Path
+        Where the model is saved.
+    facts : dict
+        n_parameters, seconds, chosen, history.
+    """
+
+    name: str
+    seed: str
+    control: str
+    test: dict[str, Latents]
+    train: dict[str, Latents]
+    folder: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def predicted(self) -> Predicted:
+        """What is scored as retrieval."""
+        return Predicted(
+            model=self.name,
+            seed=self.seed,
+            test=self.test["retrieval"],
+            train=self.train["retrieval"],
+            control=self.control,
+        )
+
+    def means(self, role: str, ids: Sequence[str] | np.ndarray) -> Latents:
+        """Return the mean prediction of test images, in the order of `ids`."""
+        latents = self.test[role]
+        averaged = latents.mean_by_stimulus() if role == "retrieval" else latents
+        return averaged.select(np.asarray(ids, dtype=object))
+
+
+def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
+    """Fit the preprocessing on the split's training rows."""
+    split.check_training_size()
+    steps: list[Step] = [ZScore(by=zscore_by)] if zscore_by is not None else []
+    recipe = Recipe(tuple(steps))
+    prepared = study.prepared(recipe, split.train[0])
+    ids = {
+        part: np.array(sorted(split.keys(part, "stimulus")), dtype=object)
+        for part in ("train", "validation", "test")
+    }
+    return Prepared(study=prepared, split=split, stimulus_ids=ids)
+
+
+def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Config:
+    """Return an encoder's config: a preset, changed by settings; mistakes name the key."""
+    encoder = ENCODERS[name]
+    start = encoder.preset(preset or encoder.PRESETS[0]).model_dump(mode="json")
+    built: Config = build(encoder.config_class, merge(start, dict(settings)), f"settings of encoder {name!r}")
+    return built
+
+
+def fit_model(
+    steps: Steps,
+    prepared: Prepared,
+    targets: Mapping[str, Target],
+    *,
+    name: str,
+    config: Config,
+    context: FitContext,
+    label: str,
+    seeded: bool = True,
+    shuffled: bool = False,
+) -> Fitted:
+    """Fit one encoder, or read back what an earlier run of the same step left.
+
+    Parameters
+    ----------
+    steps : Steps
+    prepared : Prepared
+    targets : mapping of role to Target
+    name : str
+        Catalogue name of the encoder.
+    config : Config
+    context : FitContext
+        Its `work_dir` is replaced by the step's own folder, where an interrupted training goes on.
+    label : str
+        Name of the step.
+    seeded : bool
+        Whether the seed changes anything (a closed form has none).
+    shuffled : bool
+        Fit on shuffled pairs.
+    """
+    split = prepared.split
+    key = {
+        **prepared.identity,
+        "targets": {role: target.name for role, target in targets.items()},
+        "encoder": name,
+        "config": config.model_dump(mode="json"),
+        "seed": context.seed,
+        "shuffled": shuffled,
+    }
+    folder = steps.path(label, key)
+    model_dir = folder / "model"
+
+    def compute() -> tuple[Arrays, dict[str, Any]]:
+        study = prepared.study
+        if shuffled:
+            study = shuffled_pairs(study, [split.train[0], split.validation[0]], context.seed)
+        encoder = ENCODERS[name](
+            config, replace(context, work_dir=folder / "training", split_hash=split.hash)
+        )
+        clock = time.perf_counter()
+        encoder.fit(split.cohort("train", [study]), split.cohort("validation", [study]), targets)
+        seconds = time.perf_counter() - clock
+        test = encoder.predict(prepared.cohort("test"), seed=context.seed)
+        train = encoder.predict(prepared.cohort("train"), seed=context.seed)["retrieval"].mean_by_stimulus()
+        arrays: Arrays = {"train_retrieval": train.values, "train_ids": train.ids.astype(np.str_)}
+        for role, latents in test.items():
+            kept = latents if role == "retrieval" else latents.mean_by_stimulus()
+            arrays |= {f"test_{role}": kept.values, f"test_{role}_ids": kept.ids.astype(np.str_)}
+        shutil.rmtree(model_dir, ignore_errors=True)
+        encoder.save(model_dir)
+        facts = {
+            "n_parameters": count_parameters(encoder, model_dir),
+            "seconds": round(seconds, 2),
+            "chosen": chosen(encoder),
+            "resumed_from_epoch": int(getattr(encoder, "resumed_from_", 0)),
+            "history": list(encoder.history_),
+        }
+        shutil.rmtree(folder / "training", ignore_errors=True)
+        return arrays, facts
+
+    arrays, facts = steps.arrays(label, key, compute)
+    names = {role: target.name for role, target in targets.items()}
+
+    def latents(kind: str, role: str, ids: str) -> Latents:
+        return Latents(arrays[f"{kind}_{role}"], arrays[ids].astype(object), names[role], "predicted")
+
+    return Fitted(
+        name=name,
+        seed=str(context.seed) if seeded else "",
+        control="shuffled-train" if shuffled else "brain",
+        test={role: latents("test", role, f"test_{role}_ids") for role in names if f"test_{role}" in arrays},
+        train={"retrieval": latents("train", "retrieval", "train_ids")},
+        folder=model_dir,
+        facts=facts,
+    )
+
+
+def count_parameters(encoder: Any, model_dir: Path) -> int:
+    """Count a model's numbers: what it says itself, or the tensors it saved."""
+    if hasattr(encoder, "n_parameters"):
+        told = encoder.n_parameters
+        return int(told() if callable(told) else told)
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(model_dir.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            keys = [key for key in file.keys() if not key.startswith(("penalties", "cv_r2", "recipe"))]  # noqa: SIM118
+            total += sum(int(np.prod(file.get_slice(key).get_shape())) for key in keys)
+    return total
+
+
+def chosen(encoder: Any) -> dict[str, Any]:
+    """Return what the fit chose on training or validation rows, as plain numbers."""
+    found: dict[str, Any] = {}
+    for name in ("best_epoch_", "best_epoch"):
+        if hasattr(encoder, name):
+            found["best_epoch"] = int(getattr(encoder, name))
+    for role, penalties in getattr(encoder, "penalties_", {}).items():
+        found[f"penalty_{role}"] = [float(v) for v in np.quantile(penalties, [0, 0.5, 1])]
+    for role, r2 in getattr(encoder, "cv_r2_", {}).items():
+        found[f"cv_r2_{role}_mean"] = float(np.mean(r2))
+    return found

@@ -1,0 +1,131 @@
+"""Names that a user types: datasets by name or folder, catalogue entries, and what ``list``, ``describe``, ``check`` print."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from braindecode_suite.core.errors import InputError, UnknownName
+from braindecode_suite.core.protocols import Dataset
+from braindecode_suite.core.registry import Registry
+from braindecode_suite.datasets import DATASETS
+from braindecode_suite.decoders import DECODERS, GENERATORS
+from braindecode_suite.encoders import ENCODERS, TARGETS
+from braindecode_suite.workflows import WORKFLOWS
+from braindecode_suite.workflows.configuration import presets
+
+CATALOGUES: dict[str, Registry] = {
+    "datasets": DATASETS,
+    "targets": TARGETS,
+    "encoders": ENCODERS,
+    "decoders": DECODERS,
+    "generators": GENERATORS,
+    "workflows": WORKFLOWS,
+}
+
+
+def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None]:
+    """Return the dataset called `name`, or that reads the folder `name`, with the folder of its data.
+
+    A folder with a ``trials.tsv`` is read as ``table``.
+    """
+    if name in DATASETS:
+        return DATASETS[name], data_dir
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / "trials.tsv").is_file() or any(folder.glob("sub-*/trials.tsv")):
+            return DATASETS["table"], data_dir or folder
+        found = "a BIDS folder" if (folder / "dataset_description.json").is_file() else "a folder without it"
+        hint = "BIDS folders are not read directly yet; see `bds describe table` for the folder of one's own data"
+        raise InputError(
+            folder, expected="a catalogue name, or a folder with a trials.tsv", found=found, hint=hint
+        )
+    if "/" in name:
+        raise InputError(
+            folder, expected="a catalogue name, or a folder with a trials.tsv", found="nothing there"
+        )
+    DATASETS.resolve(name)  # raises, with the nearest name
+    raise UnknownName("dataset", expected="a catalogue name", found=repr(name))
+
+
+def list_catalogue(catalogue: str) -> str:
+    """Return the entries of a catalogue, one a line."""
+    registry = CATALOGUES[catalogue]
+    width = max(map(len, registry), default=0)
+    return "\n".join(f"{name:{width}}  {_summary(catalogue, name)}".rstrip() for name in registry)
+
+
+def describe_entry(name: str) -> str:
+    """Return what there is to know of a name, in every catalogue that has it: a card, or a docstring with its presets."""
+    found = []
+    for catalogue, registry in CATALOGUES.items():
+        if name in registry:
+            plain = registry.resolve(name)
+            shown = (
+                _card(registry[plain])
+                if catalogue == "datasets"
+                else _documentation(catalogue, plain, registry)
+            )
+            found.append(shown)
+    if found:
+        return "\n\n".join(found)
+    every = sorted(entry for registry in CATALOGUES.values() for entry in registry)
+    return Registry("name", dict.fromkeys(every, "")).resolve(name)  # raises, with the nearest name
+
+
+def check_dataset(name: str, data_dir: Path | None) -> int:
+    """Print the state of a dataset's files; return 0 if all that is needed is there, 2 otherwise."""
+    from rich.console import Console
+    from rich.table import Table
+
+    dataset, folder = find_dataset(name, data_dir)
+    if folder is None:
+        raise InputError("`--data-dir`", expected=f"the folder of {dataset.card.name!r}", found="nothing")
+    if not folder.is_dir():
+        raise InputError(folder, expected="the folder of the data (`--data-dir`)", found="nothing there")
+    lines = dataset.check(folder)
+    table = Table("file", "status", "found")
+    for line in lines:
+        table.add_row(line.path, line.status, line.found)
+    Console(soft_wrap=True).print(table)
+    bad = [line for line in lines if line.status in ("missing", "bad")]
+    print(f"{len(lines)} looked at, {len(bad)} missing or bad")
+    return 2 if bad else 0
+
+
+def _summary(catalogue: str, name: str) -> str:
+    entry = CATALOGUES[catalogue][name]
+    if catalogue == "datasets":
+        return f"{entry.card.title} ({entry.card.modality})"
+    text = (inspect.getdoc(entry) or "").strip().splitlines()
+    first = text[0] if text else ""
+    return f"{first} Presets: {', '.join(presets(name))}." if catalogue == "workflows" else first
+
+
+def _card(dataset: Dataset) -> str:
+    card = dataset.card
+    lines = [
+        f"{card.name}: {card.title}",
+        f"modality   {card.modality}",
+        f"size       {card.size}",
+        f"protocols  {', '.join(card.protocols)}",
+        f"workflow   {card.workflow}, preset {card.preset}",
+        f"terms      {card.terms}",
+        f"citation   {card.citation}",
+    ]
+    if card.simulated:
+        lines.append("simulated  results are model recovery, never performance")
+    return "\n".join([*lines, "", "expected below --data-dir:", card.tree])
+
+
+def _documentation(catalogue: str, name: str, registry: Registry) -> str:
+    entry: Any = registry[name]
+    lines = [f"{name} ({registry.kind}, {registry.where(name)})", "", inspect.getdoc(entry) or ""]
+    names = list(presets(name)) if catalogue == "workflows" else list(getattr(entry, "PRESETS", ()))
+    if names:
+        lines += ["", f"presets: {', '.join(names)}"]
+    if catalogue == "workflows":
+        for preset, path in presets(name).items():
+            lines += ["", f"--- {preset}", path.read_text(encoding="utf-8").rstrip()]
+    return "\n".join(lines)

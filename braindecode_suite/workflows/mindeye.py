@@ -1,0 +1,686 @@
+"""The main job: recordings to ranked images and reconstructions, beside ridge and every control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from braindecode_suite.core.checks import check_option
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import Latents, Target
+from braindecode_suite.core.protocols import FitContext, SimulatedDataset
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.score import Score
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.datasets import PROTOCOLS
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.encoders.targets import make_target
+from braindecode_suite.workflows.controls import relabelled_ridge
+from braindecode_suite.workflows.facts import leakage_card, methods, study_facts
+from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
+from braindecode_suite.workflows.job import Job
+from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
+from braindecode_suite.workflows.model_card import model_card, model_config
+from braindecode_suite.workflows.oracle import Ceilings, compute_ceilings, read_ceilings
+from braindecode_suite.workflows.reconstruction import Drawing, open_generator, reconstruct
+from braindecode_suite.workflows.reconstruction_scoring import (
+    ReconstructionScores,
+    ReconstructionSet,
+    ReconstructionSettings,
+    pixel_controls,
+    score_reconstructions,
+    to_size,
+)
+from braindecode_suite.workflows.results import ResultImage, SubjectResults
+from braindecode_suite.workflows.scoring import RetrievalScores, Settings, score_retrieval
+from braindecode_suite.workflows.steps import Arrays, Steps
+
+HEADLINE = "retrieval_brain_to_image_top1"
+MOST_TRAINING_IMAGES = 1000
+"""Training images that the mean-image control averages, at most."""
+
+
+class MindEyeWorkflow:
+    """Fit an encoder and a linear baseline, retrieve, reconstruct, and score beside every control.
+
+    Parameters
+    ----------
+    config : MindEyeWorkflowConfig
+    job : Job
+    """
+
+    name: ClassVar[str] = "mindeye"
+    label: ClassVar[str] = "mindeye"
+    config_class: ClassVar[type[MindEyeWorkflowConfig]] = MindEyeWorkflowConfig
+
+    def __init__(self, config: MindEyeWorkflowConfig, job: Job) -> None:
+        self.config, self.job = config, job
+        for name in (config.encoder, config.baseline):
+            ENCODERS.resolve(name)
+        for protocol in (self.protocol, *config.second_protocols):
+            PROTOCOLS.resolve(protocol)
+
+    @property
+    def protocol(self) -> str:
+        """Name of the split protocol of the headline."""
+        return self.config.protocol or self.job.dataset.card.protocols[0]
+
+    @property
+    def second_protocols(self) -> tuple[str, ...]:
+        """Further protocols that this dataset has."""
+        return tuple(p for p in self.config.second_protocols if p in self.job.dataset.card.protocols)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the deep encoder."""
+        return [self.job.seed + k for k in range(self.config.n_seeds)]
+
+    def plan(self) -> Sequence[str]:
+        """Return the names of the steps."""
+        config = self.config
+        steps = [
+            "open the study",
+            f"split by {self.protocol}",
+            "leakage check",
+            f"embed images in {config.retrieval_target}",
+        ]
+        steps.append(f"fit {config.baseline}")
+        steps += [f"fit {config.encoder} seed {seed}" for seed in self.seeds]
+        if config.shuffled_train:
+            steps.append(f"fit {config.encoder} on shuffled pairs")
+        if self.job.dataset.card.simulated:
+            steps.append("oracle")
+        steps.append("score retrieval")
+        if config.n_relabellings:
+            steps.append(f"refit {config.baseline} on {config.n_relabellings} relabellings")
+        for protocol in self.second_protocols:
+            steps.append(
+                f"{protocol}: {config.baseline} and {config.encoder} seed {self.seeds[0]}, retrieval only"
+            )
+        if config.generator:
+            count = f"{config.n_images} test images" if config.n_images else "all test images"
+            steps += [
+                f"reconstruct {count} with {config.generator}",
+                "draw the controls",
+                "score reconstructions",
+            ]
+        return [*steps, "save results and models", "report"]
+
+    def run(self, steps: Steps) -> SubjectResults:
+        """Do everything for one subject."""
+        config, job = self.config, self.job
+        with steps.block("open the study"):
+            study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **config.dataset_options)
+            if study.stimuli is None:
+                raise InputError(
+                    f"subject {job.subject}", expected="images that were shown", found="unlabelled recordings"
+                )
+        targets, generator = self._targets(steps)
+        with steps.block(f"split by {self.protocol}"):
+            split = self._split(study, self.protocol, targets["retrieval"])
+            prepared = prepare(study, split, config.zscore_by)
+        card, similar = self._leakage(steps, study, split)
+
+        baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
+        train_true, gallery = self._true(steps, prepared, targets["retrieval"])
+        oracle = self._oracle(steps, study, split, gallery)
+        settings = Settings(
+            subject=job.subject,
+            split=split.protocol,
+            gallery_sizes=config.gallery_sizes,
+            n_bootstrap=config.n_bootstrap,
+            n_permutations=config.n_permutations,
+            seed=job.seed,
+            ceilings=oracle.retrieval,
+            near_duplicates=similar,
+        )
+        with steps.block("score retrieval"):
+            models = [*deep, baseline, *shuffled]
+            retrieval = score_retrieval([model.predicted for model in models], train_true, gallery, settings)
+        scores = list(retrieval.scores)
+        scores += self._relabelling(steps, prepared, train_true, gallery, retrieval, settings)
+
+        results = SubjectResults(scores=scores, retrieval=retrieval.rows, similarity=retrieval.similarity)
+        results.similarity["ids"] = gallery.ids.astype(np.str_)
+        splits = [card]
+        for protocol in self.second_protocols:
+            splits.append(self._second(steps, study, protocol, targets, results))
+        ids = self._images_to_draw(gallery)
+        drawn = None
+        if isinstance(generator, str):
+            steps.skip("reconstruct", generator)
+        else:
+            drawn = self._reconstruct(
+                steps, prepared, targets, generator, [deep[0], baseline, *shuffled], ids, oracle, results
+            )
+        self._keep(results, study, prepared, targets, models, gallery, ids)
+        results.facts = self._facts(
+            study,
+            prepared,
+            targets,
+            models,
+            splits,
+            retrieval,
+            oracle,
+            None if isinstance(generator, str) else generator,
+            drawn,
+        )
+        results.facts["random_examples"] = [str(i) for i in self._examples(ids)]
+        results.model_config = model_config(models, self._model_run(split, targets), results.scores)
+        results.model_card = model_card(results.model_config, job.dataset.card, results.facts["study"], split)
+        return results
+
+    # ------------------------------------------------------------------------------------------------- the pieces
+
+    def _targets(self, steps: Steps) -> tuple[dict[str, Target], Any | str]:
+        """Return targets by role and the generator, or why there is none."""
+        config, job = self.config, self.job
+        cache = job.work_dir / "cache"
+
+        def path(what: Any) -> Path | None:
+            found = config.weights.get(what)
+            return None if found is None else Path(found)
+
+        with steps.block("load the image models"):
+            retrieval = make_target(
+                config.retrieval_target, cache, weights=path("retrieval"), device=job.device
+            )
+            same = config.image_target == config.retrieval_target and path("image") == path("retrieval")
+            image = (
+                retrieval
+                if same
+                else make_target(config.image_target, cache, weights=path("image"), device=job.device)
+            )
+            generator = open_generator(config, cache, job.device)
+        targets: dict[str, Target] = {"retrieval": retrieval, "image": image}
+        if not isinstance(generator, str):
+            if generator.inputs["image"] != image.name:
+                raise InputError(
+                    "`image_target`", expected=repr(generator.inputs["image"]), found=repr(image.name)
+                )
+            if generator.init_target is not None:
+                targets["init"] = generator.init_target
+        return targets, generator
+
+    def _split(self, study: Study, protocol: str, target: Target) -> Split:
+        stimuli = study.stimuli
+        assert stimuli is not None
+
+        def vectors_of(ids: Sequence[str]) -> np.ndarray:
+            return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
+
+        check_option("protocol", PROTOCOLS.resolve(protocol), self.job.dataset.card.protocols)
+        split: Split = PROTOCOLS[protocol]([study], seed=self.job.seed, vectors_of=vectors_of)[0]
+        return split
+
+    def _leakage(self, steps: Steps, study: Study, split: Split) -> tuple[dict[str, Any], frozenset[str]]:
+        found: dict[str, Any] = {}
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            card, similar = leakage_card(study, split)
+            return {}, {"card": card, "similar": sorted(similar)}
+
+        key = {"split": split.hash, "stimuli": "" if study.stimuli is None else study.stimuli.fingerprint}
+        _, found = steps.arrays(f"leakage check of {split.protocol}", key, compute)
+        return found["card"], frozenset(found["similar"])
+
+    def _context(self, seed: int) -> FitContext:
+        job = self.job
+        return FitContext(
+            work_dir=job.work_dir,
+            seed=seed,
+            device=job.device,
+            precision=job.precision,
+            progress=job.progress,
+        )
+
+    def _fit_baseline(
+        self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target], where: str = ""
+    ) -> Fitted:
+        config = self.config
+        return fit_model(
+            steps,
+            prepared,
+            targets,
+            name=config.baseline,
+            config=encoder_config(config.baseline, "", config.baseline_settings),
+            context=self._context(self.job.seed),
+            label=f"fit {config.baseline}{where}",
+            seeded=False,
+        )
+
+    def _fit_deep(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        seed: int,
+        *,
+        where: str = "",
+        shuffled: bool = False,
+    ) -> Fitted:
+        config = self.config
+        return fit_model(
+            steps,
+            prepared,
+            targets,
+            name=config.encoder,
+            config=encoder_config(config.encoder, config.encoder_preset, config.encoder_settings),
+            context=self._context(seed),
+            label=f"fit {config.encoder} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
+            shuffled=shuffled,
+        )
+
+    def _fit_all(
+        self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target]
+    ) -> tuple[Fitted, list[Fitted], list[Fitted]]:
+        """Return the baseline, the deep encoder's seeds, and the encoder fitted on shuffled pairs (or nothing)."""
+        baseline = self._fit_baseline(steps, prepared, targets)
+        deep = [self._fit_deep(steps, prepared, targets, seed) for seed in self.seeds]
+        if not self.config.shuffled_train:
+            steps.skip("fit on shuffled pairs", "the config turns it off")
+            return baseline, deep, []
+        return baseline, deep, [self._fit_deep(steps, prepared, targets, self.seeds[0], shuffled=True)]
+
+    def _true(self, steps: Steps, prepared: Prepared, target: Target) -> tuple[Latents, Latents]:
+        stimuli = prepared.cohort("train").stimuli
+        with steps.block(f"embed images in {target.name}"):
+            train, test = (
+                target.embed(stimuli, list(prepared.stimulus_ids[part])).select(prepared.stimulus_ids[part])
+                for part in ("train", "test")
+            )
+        return train, test
+
+    def _oracle(self, steps: Steps, study: Study, split: Split, gallery: Latents) -> Ceilings:
+        job, sizes = self.job, self.config.gallery_sizes
+        dataset = job.dataset
+        if not isinstance(dataset, SimulatedDataset):
+            return Ceilings()
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            return compute_ceilings(dataset, job.data_dir, job.subject, study, split, gallery, sizes), {}
+
+        key = {"split": split.hash, "sizes": list(sizes), "simulation": self.config.simulation}
+        return read_ceilings(steps.arrays("oracle", key, compute)[0])
+
+    def _relabelling(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        train_true: Latents,
+        gallery: Latents,
+        retrieval: RetrievalScores,
+        settings: Settings,
+    ) -> list[Score]:
+        """Test the ridge against refits on relabelled training images, at the headline's gallery."""
+        config = self.config
+        if config.baseline != "ridge" or not config.n_relabellings:
+            steps.skip("refit the baseline on relabelled images", "the config turns it off")
+            return []
+        size = min(settings.gallery_sizes[0] if settings.gallery_sizes else len(gallery), len(gallery))
+        row = next(
+            s
+            for s in retrieval.scores
+            if s.model == config.baseline
+            and s.metric == HEADLINE
+            and s.scorer == "cosine-centred"
+            and s.control == "brain"
+            and s.gallery == size
+            and s.level == "mean-prediction"
+            and not s.versus
+            and s.candidates == "all"
+        )
+        options = encoder_config(config.baseline, "", config.baseline_settings).model_dump()
+        key = {
+            **prepared.identity,
+            "target": gallery.target,
+            "config": {name: value for name, value in options.items() if name != "alphas"}
+            | {"alphas": list(options["alphas"])},
+            "n": config.n_relabellings,
+            "size": size,
+            "seed": self.job.seed,
+        }
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            test = relabelled_ridge(
+                prepared.cohort("train"),
+                prepared.cohort("test"),
+                train_true,
+                gallery,
+                observed=row.value,
+                gallery_size=size,
+                n_permutations=config.n_relabellings,
+                seed=self.job.seed,
+                alphas=options["alphas"],
+                n_folds=options["n_folds"],
+                weight_by_signal=options["weight_by_signal"],
+            )
+            return {"null": test.null}, {"p_value": test.p_value, "observed": test.observed}
+
+        arrays, facts = steps.arrays("refit the baseline on relabelled images", key, compute)
+        null = arrays["null"]
+        low, high = np.quantile(null, [0.025, 0.975])
+        refits = replace(
+            row,
+            control="shuffled-train",
+            value=float(null.mean()),
+            ci_low=float(low),
+            ci_high=float(high),
+            ci_over="relabelling",
+            p_value=None,
+            p_correction="",
+            ceiling=None,
+        )
+        difference = replace(
+            row,
+            versus="shuffled-train",
+            value=row.value - float(null.mean()),
+            ci_low=row.value - float(high),
+            ci_high=row.value - float(low),
+            ci_over="relabelling",
+            chance=None,
+            ceiling=None,
+            p_value=facts["p_value"],
+            p_correction=f"{len(null)} refits on relabelled training images",
+        )
+        return [refits, difference]
+
+    def _second(
+        self,
+        steps: Steps,
+        study: Study,
+        protocol: str,
+        targets: Mapping[str, Target],
+        results: SubjectResults,
+    ) -> dict[str, Any]:
+        """Score a second protocol by the baseline and the first seed, retrieval only; return its leakage card."""
+        config = self.config
+        split = self._split(study, protocol, targets["retrieval"])
+        prepared = prepare(study, split, config.zscore_by)
+        only = {"retrieval": targets["retrieval"]}
+        where = f" ({protocol})"
+        models = [
+            self._fit_deep(steps, prepared, only, self.seeds[0], where=where),
+            self._fit_baseline(steps, prepared, only, where),
+        ]
+        train_true, gallery = self._true(steps, prepared, targets["retrieval"])
+        settings = Settings(
+            subject=self.job.subject,
+            split=split.protocol,
+            gallery_sizes=config.gallery_sizes,
+            n_bootstrap=config.n_bootstrap,
+            n_permutations=config.n_permutations,
+            seed=self.job.seed,
+            brief=True,
+        )
+        with steps.block(f"score retrieval{where}"):
+            found = score_retrieval([model.predicted for model in models], train_true, gallery, settings)
+        results.scores += found.scores
+        return self._leakage(steps, study, split)[0]
+
+    def _images_to_draw(self, gallery: Latents) -> np.ndarray:
+        ids = np.asarray(gallery.ids)
+        if not self.config.n_images or self.config.n_images >= len(ids):
+            return ids
+        rng = np.random.default_rng([self.job.seed, 17])
+        return ids[np.sort(rng.choice(len(ids), self.config.n_images, replace=False))]
+
+    def _examples(self, ids: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([self.job.seed, 18])
+        return ids[rng.permutation(len(ids))[: self.config.n_examples]]
+
+    def _reconstruct(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        generator: Any,
+        models: Sequence[Fitted],
+        ids: np.ndarray,
+        oracle: Ceilings,
+        results: SubjectResults,
+    ) -> dict[str, Any]:
+        config, job = self.config, self.job
+        stimuli = prepared.cohort("test").stimuli
+        drawing = Drawing(
+            generator=generator,
+            chooser=targets["retrieval"],
+            targets=targets,
+            stimuli=stimuli,
+            train_ids=prepared.stimulus_ids["train"],
+            ids=ids,
+            seed=job.seed,
+            config=config,
+        )
+        sets, facts = reconstruct(steps, drawing, models, prepared.identity)
+        for control, reason in facts["skipped"].items():
+            steps.skip(f"draw {control}", reason)
+        truth, distractors = stimuli.images(list(ids)), matched(stimuli, ids)
+        with steps.block("score reconstructions"):
+            train = stimuli.images(list(prepared.stimulus_ids["train"][:MOST_TRAINING_IMAGES]))
+            if config.pixel_protocol == "native":  # at the size of what is drawn
+                height, width = sets[0].images.shape[1:3]
+                truth, train = to_size(truth, height, width), to_size(train, height, width)
+            sets += pixel_controls(truth, train)
+            settings = ReconstructionSettings(
+                subject=job.subject,
+                split=prepared.split.protocol,
+                target=targets["image"].name,
+                scorer=config.scorer,
+                circular=circular_scorers(targets),
+                protocol=config.pixel_protocol,
+                published=config.published,
+                n_repeats=len(prepared.split.test[0]) / len(prepared.stimulus_ids["test"]),
+                ceiling=float(np.mean([oracle.identification[i] for i in ids]))
+                if oracle.identification
+                else None,
+                n_bootstrap=config.n_bootstrap,
+                n_permutations=config.n_permutations,
+                seed=job.seed,
+            )
+            attributes = stimuli.attributes
+            scored = score_reconstructions(
+                sets,
+                truth,
+                settings,
+                distractors=distractors,
+                attributes=None if attributes is None else attributes.reindex(list(ids)),
+            )
+        results.scores += scored.scores
+        results.images += result_images(sets, scored, truth, ids)
+        return {**facts, "missing": scored.missing, "n_images": len(ids)}
+
+    def _keep(
+        self,
+        results: SubjectResults,
+        study: Study,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        models: Sequence[Fitted],
+        gallery: Latents,
+        drawn: np.ndarray,
+    ) -> None:
+        """Keep latents, histories, maps, model files and the truths that the retrieval examples show."""
+        results.latents["ids"] = gallery.ids.astype(np.str_)
+        for model in models:
+            control = "" if model.control == "brain" else f"-{model.control}"
+            for role in model.test:
+                key = f"{model.name}{control}_seed-{model.seed or self.job.seed}_{role}_predicted"
+                results.latents[key] = np.asarray(model.means(role, gallery.ids).values)
+            for row in model.facts["history"]:
+                results.history.append({"model": f"{model.name}{control}", "seed": model.seed, **row})
+        stimuli = study.stimuli
+        assert stimuli is not None
+        for role, target in targets.items():
+            true = target.embed(stimuli, list(gallery.ids)).select(gallery.ids)
+            results.latents[f"{role}_true"] = np.asarray(true.values)
+        results.space = study.space
+        if study.noise is not None:
+            results.maps["ncsnr"] = np.nan_to_num(np.asarray(study.noise.ncsnr, np.float32))
+        for model in models:
+            if model.control == "brain":
+                results.models |= {path.name: path for path in sorted(model.folder.glob("*.safetensors"))}
+        self._keep_examples(results, study, drawn)
+
+    def _keep_examples(self, results: SubjectResults, study: Study, drawn: np.ndarray) -> None:
+        """Add the truths that retrieval examples show, and of all images that were drawn."""
+        stimuli = study.stimuli
+        assert stimuli is not None
+        examples = set(self._examples(drawn))
+        wanted = set(examples)
+        for row in results.retrieval:
+            if row["stimulus_id"] in examples and row["scorer"] == "cosine-centred":
+                wanted |= {row[f"top{k}"] for k in range(1, 6) if row.get(f"top{k}")}
+        have = {image.stimulus_id for image in results.images if image.control == "truth"}
+        for stimulus_id in sorted(wanted - have):
+            pixels = stimuli.images([stimulus_id])[0]
+            results.images.append(ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels))
+
+    def _model_run(self, split: Split, targets: Mapping[str, Target]) -> dict[str, Any]:
+        """Return what ``bds verify`` needs to make the card's figures again."""
+        config, job = self.config, self.job
+        return {
+            "workflow": self.name,
+            "dataset": job.dataset.card.name,
+            "subject": job.subject,
+            "dataset_options": config.dataset_options,
+            "simulation": config.simulation,
+            "protocol": split.protocol,
+            "split_hash": split.hash,
+            "seed": job.seed,
+            "zscore_by": config.zscore_by,
+            "targets": {"retrieval": config.retrieval_target},
+            "target_names": {role: target.name for role, target in targets.items()},
+            "weights": dict(config.weights),
+            "gallery_sizes": list(config.gallery_sizes),
+        }
+
+    def _facts(
+        self,
+        study: Study,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        models: Sequence[Fitted],
+        splits: list[dict[str, Any]],
+        retrieval: RetrievalScores,
+        oracle: Ceilings,
+        generator: Any,
+        drawn: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        config, job = self.config, self.job
+        recipe = prepared.study.recipe or Recipe()
+        numbers = study_facts(study, prepared.split)
+        described = [
+            {
+                "name": model.name if model.control == "brain" else f"{model.name} ({model.control})",
+                "seed": model.seed,
+                "target": targets["retrieval"].name,
+                **{key: model.facts[key] for key in ("n_parameters", "seconds", "chosen")},
+            }
+            for model in models
+        ]
+        drawing = None
+        notes: list[str] = []
+        if generator is not None and drawn is not None:
+            settings = generator.config
+            drawing = {
+                "name": generator.name,
+                "steps": settings.steps,
+                "guidance": settings.guidance,
+                "strength": settings.strength,
+                "candidates": config.n_candidates,
+                "images": drawn["n_images"],
+            }
+            notes += [
+                f"Control {control}: not made, {reason}." for control, reason in drawn["skipped"].items()
+            ]
+            if "generator" not in drawn["nearest_searched"]:
+                notes.append("The generator's own training images could not be searched for nearest-train.")
+        paragraphs, citations = methods(
+            job.dataset.card,
+            numbers,
+            prepared.split,
+            recipe.describe(),
+            [model for model in described if "(" not in model["name"]],
+            {role: target.name for role, target in targets.items()},
+            drawing,
+            config.model_dump(),
+        )
+        return {
+            "seeds": self.seeds,
+            "study": numbers,
+            "splits": splits,
+            "recipe": recipe.describe(),
+            "models": described,
+            "targets": {role: target.name for role, target in targets.items()},
+            "generator": drawing,
+            "scorers_missing": [] if drawn is None else drawn["missing"],
+            "hub_skewness": retrieval.hub_skewness,
+            "oracle": oracle_facts(oracle),
+            "methods": paragraphs,
+            "citations": citations,
+            "notes": notes,
+        }
+
+
+def oracle_facts(oracle: Ceilings) -> dict[str, Any] | None:
+    """Return what the report says of the oracle, or None where there is none."""
+    if not oracle.retrieval:
+        return None
+    facts: dict[str, Any] = {
+        f"retrieval_{direction}_top1 of {size}": value
+        for (direction, size), value in oracle.retrieval.items()
+    }
+    if oracle.identification:
+        facts["identification among matched distractors"] = float(
+            np.mean(list(oracle.identification.values()))
+        )
+    return facts
+
+
+def matched(stimuli: Any, ids: np.ndarray) -> np.ndarray | None:
+    """Return the distractors of all images, of shape (images, candidates, height, width, 3), or None."""
+    found = [stimuli.distractors(stimulus_id) for stimulus_id in ids]
+    if any(images is None or not len(images) for images in found):
+        return None
+    fewest = min(len(images) for images in found)
+    return np.stack([images[:fewest] for images in found])
+
+
+def circular_scorers(targets: Mapping[str, Target]) -> frozenset[str]:
+    """Return the published scorers that are one of the targets: CLIP ViT-L/14 scored by itself."""
+    names = " ".join(target.name for target in targets.values())
+    return frozenset({"clip"}) if "ViT-L-14" in names and "openai" in names else frozenset()
+
+
+def result_images(
+    sets: Sequence[ReconstructionSet], scored: ReconstructionScores, truth: np.ndarray, ids: np.ndarray
+) -> list[ResultImage]:
+    """Return the truths and every image of every set, with its own scores."""
+    found = [
+        ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels)
+        for stimulus_id, pixels in zip(ids, truth, strict=True)
+    ]
+    for one in sets:
+        if one.control in ("mean-image", "flat-grey", "blurred-truth", "shuffled-test"):
+            continue  # made from others, or the same file under another name
+        values = scored.per_image.get(one.key, {})
+        for k, stimulus_id in enumerate(ids):
+            found.append(
+                ResultImage(
+                    stimulus_id=stimulus_id,
+                    control=one.control,
+                    pixels=one.images[k],
+                    stage=one.stage,
+                    model=one.model,
+                    seed=one.seed,
+                    source=one.sources[k] if one.sources else "",
+                    **{metric: float(v[k]) for metric, v in values.items() if np.isfinite(v[k])},
+                )
+            )
+    return found

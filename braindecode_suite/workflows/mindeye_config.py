@@ -1,0 +1,81 @@
+"""Config of the workflow ``mindeye``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from braindecode_suite.workflows.job import WorkflowConfig
+
+
+class MindEyeWorkflowConfig(WorkflowConfig):
+    """What is fitted, drawn and scored.
+
+    Attributes
+    ----------
+    n_seeds : int
+        Seeds of the deep encoder; images and their controls are of the first.
+    zscore_by : {'session', 'run'} or None
+        Column within which units are z-scored by training rows; None leaves them as released.
+    encoder, encoder_preset : str
+    encoder_settings : dict
+        Changes to the encoder's preset, nested as its config.
+    baseline : str
+        The linear encoder in every table.
+    baseline_settings : dict
+    retrieval_target, image_target : str
+        Names for `encoders.targets.make_target`; the second conditions the generator.
+    generator : str
+        Empty for retrieval only.
+    generator_settings : dict
+    weights : dict
+        Local files or folders: ``retrieval``, ``image``, ``generator``, ``generator_clip``.
+    n_images : int
+        Test images that are reconstructed, drawn at random with the seed; 0 for all.
+    n_candidates : int
+        Images drawn for each, the one nearest to the predicted embedding kept.
+    scorer : str
+        Network of ``identification``: ``tiny-eval`` or a published one.
+    pixel_protocol : {'native', 'nsd'}
+    published : bool
+        Whether to add the published networks whose weights are on this machine.
+    gallery_sizes : tuple of int
+        Exact random galleries beside the full one.
+    second_protocols : tuple of str
+        Scored by the baseline and the encoder's first seed, retrieval only.
+    shuffled_train : bool
+        Whether to refit the encoder on shuffled pairs.
+    n_relabellings : int
+        Refits of the baseline on relabelled training images; 0 for none.
+    n_bootstrap, n_permutations : int
+    n_examples : int
+        Random test images that the report shows.
+    """
+
+    n_seeds: PositiveInt = 3
+    zscore_by: Literal["session", "run"] | None = "session"
+    encoder: str = "mindeye"
+    encoder_preset: str = "tiny"
+    encoder_settings: dict[str, Any] = Field(default_factory=dict)
+    baseline: str = "ridge"
+    baseline_settings: dict[str, Any] = Field(default_factory=dict)
+    retrieval_target: str = "tiny-clip"
+    image_target: str = "tiny-clip"
+    generator: str = "tiny-kandinsky"
+    generator_settings: dict[str, Any] = Field(default_factory=dict)
+    weights: dict[Literal["retrieval", "image", "generator", "generator_clip"], str] = Field(
+        default_factory=dict
+    )
+    n_images: NonNegativeInt = 200
+    n_candidates: PositiveInt = 2
+    scorer: str = "tiny-eval"
+    pixel_protocol: Literal["native", "nsd"] = "native"
+    published: bool = True
+    gallery_sizes: tuple[PositiveInt, ...] = (200, 300)
+    second_protocols: tuple[str, ...] = ("nsd-cluster-disjoint",)
+    shuffled_train: bool = True
+    n_relabellings: NonNegativeInt = 200
+    n_bootstrap: PositiveInt = 2000
+    n_permutations: PositiveInt = 1000
+    n_examples: PositiveInt = 12

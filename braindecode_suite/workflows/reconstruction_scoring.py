@@ -1,0 +1,510 @@
+"""Reconstructed images to scores, every control beside the brain on the same images and seeds.
+
+Identification is two-way over a network that was neither target, nor condition, nor chooser; among all test images and
+among distractors matched to each. Paired differences say whether the brain beats each control, image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from braindecode_suite.core.errors import MissingWeights
+from braindecode_suite.core.networks import weights_present
+from braindecode_suite.core.score import FIRST_FIVE, Score
+from braindecode_suite.metrics.bootstrap import bootstrap_mean, paired_difference
+from braindecode_suite.metrics.identification import (
+    CHANCE,
+    identification_pairs,
+    matched_identification,
+    matched_identification_pairs,
+    two_way_identification,
+)
+from braindecode_suite.metrics.images import (
+    Protocol,
+    as_unit_images,
+    blurred,
+    flat_grey,
+    mean_image,
+    pixcorr,
+    pixcorr_pairs,
+    resize,
+    ssim,
+    ssim_pairs,
+)
+from braindecode_suite.metrics.permutation import Tail, permute_images
+from braindecode_suite.metrics.scenes import MainObjects, scene_errors
+
+PIXEL_CONTROLS = ("mean-image", "flat-grey", "blurred-truth")
+SCENE_COLUMNS = ("category", "colour", "x", "y", "size")
+TINY_EVAL = "tiny-eval"
+MOST_SSIM_PIXELS = 200 * 200 * 64 * 64
+"""All-pairs SSIM is computed for the permutation chance up to this many pixels."""
+BLOCK = 100
+
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReconstructionSet:
+    """One image for each scored test image, all made in the same way.
+
+    Attributes
+    ----------
+    control : str
+        ``brain`` or one of `core.score.CONTROLS`.
+    images : array of uint8 of shape (images, height, width, 3)
+    model, seed, stage : str
+    sources : tuple of str
+        Of ``nearest-train``: where each image comes from.
+    """
+
+    control: str
+    images: np.ndarray
+    model: str = ""
+    seed: str = ""
+    stage: str = "final"
+    sources: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Control, model and stage."""
+        return self.control, self.model, self.stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings:
+    """How reconstructions are scored.
+
+    Attributes
+    ----------
+    subject, split, target : str
+    scorer : str
+        ``tiny-eval`` or one of the published networks, for identification; empty for none.
+    circular : frozenset of str
+        Scorers that are also target, condition or chooser: their scores are printed as circular.
+    protocol : {'native', 'nsd'}
+        Size at which pixels are scored.
+    published : bool
+        Whether to add the published networks whose weights are here.
+    n_repeats : float
+    ceiling : float or None
+        The oracle's identification among matched distractors.
+    n_bootstrap, n_permutations, seed : int
+    """
+
+    subject: str
+    split: str
+    target: str
+    scorer: str = TINY_EVAL
+    circular: frozenset[str] = frozenset()
+    protocol: Protocol = "native"
+    published: bool = True
+    n_repeats: float = 1.0
+    ceiling: float | None = None
+    n_bootstrap: int = 2000
+    n_permutations: int = 1000
+    seed: int = 0
+
+
+@dataclass(kw_only=True, eq=False)
+class ReconstructionScores:
+    """Score rows, the values of each image by set and metric, and notes on scorers that are missing."""
+
+    scores: list[Score] = field(default_factory=list)
+    per_image: dict[tuple[str, str, str], dict[str, np.ndarray]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def pixel_controls(truth: np.ndarray, train: np.ndarray) -> list[ReconstructionSet]:
+    """Return the three images without a brain that stand beside PixCorr and SSIM.
+
+    Parameters
+    ----------
+    truth : array of uint8 of shape (images, height, width, 3)
+    train : array of uint8 of shape (training images, height, width, 3)
+    """
+    made = {
+        "mean-image": mean_image(train, len(truth)),
+        "flat-grey": flat_grey(truth),
+        "blurred-truth": blurred(truth),
+    }
+    return [
+        ReconstructionSet(control=name, images=to_uint8(images), stage="") for name, images in made.items()
+    ]
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Return images in [0, 1] as uint8."""
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def score_reconstructions(
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    settings: ReconstructionSettings,
+    *,
+    distractors: np.ndarray | None = None,
+    attributes: pd.DataFrame | None = None,
+    features: Features | None = None,
+) -> ReconstructionScores:
+    """Score all sets; the first is the brain that is compared with the others.
+
+    Parameters
+    ----------
+    sets : sequence of ReconstructionSet
+    truth : array of uint8 of shape (images, height, width, 3)
+    settings : ReconstructionSettings
+    distractors : array of uint8 of shape (images, candidates, height, width, 3), optional
+        Matched to each test image.
+    attributes : DataFrame, optional
+        One row a test image, with the columns of SCENE_COLUMNS: the true main object.
+    features : callable, optional
+        Images to the features that identification compares; by default those of `settings.scorer`.
+
+    Returns
+    -------
+    ReconstructionScores
+    """
+    found = ReconstructionScores()
+    for one in sets:
+        found.per_image[one.key] = {}
+    _pixels(found, sets, truth, settings)
+    if settings.scorer:
+        _identification(found, sets, truth, distractors, settings, features)
+    if settings.published:
+        _published(found, sets, truth, settings)
+    if attributes is not None and settings.scorer == TINY_EVAL:
+        try:
+            _scene(found, sets, truth, attributes, settings)
+        except MissingWeights as error:
+            found.missing.append(f"errors of the decoded object: {error}")
+    return found
+
+
+def feature_function(scorer: str, protocol: Protocol) -> Features:
+    """Return the function from uint8 images to features of a scoring network.
+
+    Raises
+    ------
+    MissingWeights
+        If the network's weights are not on this machine.
+    """
+    if scorer == TINY_EVAL:
+        from braindecode_suite.core.tiny_eval import load_tiny_eval
+
+        network = load_tiny_eval()
+        return lambda images: _tiny_eval(network.features, images)
+    from braindecode_suite.core.networks import feature_network
+    from braindecode_suite.metrics.networks import network_features
+
+    opened = feature_network(scorer)
+    return lambda images: network_features(scorer, images, protocol=protocol, network=opened)
+
+
+def _tiny_eval(function: Any, images: np.ndarray) -> Any:
+    """Apply tiny-eval, or its features, to uint8 images of any size, a few hundred at once."""
+    import torch
+
+    answers = []
+    with torch.no_grad():
+        for start in range(0, len(images), 256):
+            block = resize(as_unit_images("images", images[start : start + 256]), 64)
+            x = torch.from_numpy(np.ascontiguousarray(np.clip(block, 0, 1).transpose(0, 3, 1, 2)))
+            answers.append(function(x))
+    if isinstance(answers[0], dict):
+        return {name: torch.cat([answer[name] for answer in answers]).numpy() for name in answers[0]}
+    return torch.cat(answers).numpy()
+
+
+def _base(one: ReconstructionSet, n: int, settings: ReconstructionSettings) -> Score:
+    return Score(
+        subject=settings.subject,
+        metric="",
+        value=float("nan"),
+        ci_over="image",
+        n=n,
+        n_repeats=settings.n_repeats,
+        n_subjects=1,
+        candidates="",
+        level="mean-prediction" if one.model else "",
+        stage=one.stage,
+        control=one.control,
+        model=one.model,
+        target=settings.target if one.model else "",
+        seed=one.seed,
+        split=settings.split,
+    )
+
+
+def _plain(base: Score, values: np.ndarray, settings: ReconstructionSettings, **changed: Any) -> Score:
+    interval = bootstrap_mean(values, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    return replace(base, value=interval.value, ci_low=interval.low, ci_high=interval.high, **changed)
+
+
+def _difference(
+    base: Score, first: np.ndarray, second: np.ndarray, settings: ReconstructionSettings, **changed: Any
+) -> Score:
+    interval = paired_difference(first, second, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    return replace(base, value=interval.value, ci_low=interval.low, ci_high=interval.high, **changed)
+
+
+def _pairs(function: Any, truth: np.ndarray, recon: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Return the scores of all (reconstruction, truth) pairs, in blocks so that large images fit in memory."""
+    return np.concatenate(
+        [
+            np.concatenate(
+                [
+                    function(truth[j : j + BLOCK], recon[i : i + BLOCK], protocol=protocol)
+                    for j in range(0, len(truth), BLOCK)
+                ],
+                axis=1,
+            )
+            for i in range(0, len(recon), BLOCK)
+        ]
+    )
+
+
+def _pixels(
+    found: ReconstructionScores,
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    settings: ReconstructionSettings,
+) -> None:
+    side = 425 if settings.protocol == "nsd" else truth.shape[1]
+    affordable = {"pixcorr": True, "ssim": len(truth) ** 2 * side**2 <= MOST_SSIM_PIXELS}
+    metrics: Mapping[str, tuple[Any, Any]] = {"pixcorr": (pixcorr, pixcorr_pairs), "ssim": (ssim, ssim_pairs)}
+    for one in sets:
+        base = _base(one, len(truth), settings)
+        recon = _sized(one.images, truth, settings.protocol)
+        for metric, (score_of, pairs_of) in metrics.items():
+            values = score_of(truth, recon, protocol=settings.protocol)
+            found.per_image[one.key][metric] = values
+            row = _plain(base, values, settings, metric=metric)
+            if one.control == "brain" and affordable[metric]:
+                pairs = _pairs(pairs_of, truth, recon, settings.protocol)
+                test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations)
+                row = replace(row, chance=test.chance, p_value=test.p_value, p_correction="uncorrected")
+            found.scores.append(row)
+    for one in sets:
+        if one.control == "brain":
+            _pixel_differences(found, one, sets, len(truth), settings)
+
+
+def _pixel_differences(
+    found: ReconstructionScores,
+    brain: ReconstructionSet,
+    sets: Sequence[ReconstructionSet],
+    n: int,
+    settings: ReconstructionSettings,
+) -> None:
+    base = _base(brain, n, settings)
+    for other in sets:
+        if other is brain or (other.control == "brain" and other.stage != brain.stage):
+            continue
+        if other.control != "brain" and other.control not in PIXEL_CONTROLS and other.stage != brain.stage:
+            continue
+        if brain.key != sets[0].key and other.control == "brain" and other.model == sets[0].model:
+            continue  # the first model is compared with the others, not they with it
+        for metric in ("pixcorr", "ssim"):
+            found.scores.append(
+                _difference(
+                    base,
+                    found.per_image[brain.key][metric],
+                    found.per_image[other.key][metric],
+                    settings,
+                    metric=metric,
+                    versus=other.model if other.control == "brain" else other.control,
+                )
+            )
+
+
+def to_size(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return uint8 images squeezed or stretched to a size, bicubic with antialiasing, as generators see their stimuli."""
+    from PIL import Image
+
+    if images.shape[1:3] == (height, width):
+        return images
+    return np.stack(
+        [np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BICUBIC)) for i in images]
+    )
+
+
+def _sized(images: np.ndarray, truth: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Bring images to the size of the truth; protocol ``nsd`` resizes by itself."""
+    return images if protocol == "nsd" else to_size(images, truth.shape[1], truth.shape[2])
+
+
+def _identification(
+    found: ReconstructionScores,
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    distractors: np.ndarray | None,
+    settings: ReconstructionSettings,
+    features: Features | None,
+) -> None:
+    try:
+        features = features or feature_function(settings.scorer, settings.protocol)
+    except MissingWeights as error:
+        found.missing.append(f"identification by {settings.scorer}: {error}")
+        return
+    true = features(truth)
+    candidates = None
+    if distractors is not None:
+        flat = features(distractors.reshape(-1, *distractors.shape[2:]))
+        candidates = flat.reshape(*distractors.shape[:2], -1)
+    scorer = f"{settings.scorer} (circular)" if settings.scorer in settings.circular else settings.scorer
+    values: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    scored = [one for one in sets if one.stage == "final" or one.control in ("mean-image", "blurred-truth")]
+    for one in scored:
+        recon = features(one.images)
+        base = replace(
+            _base(one, len(truth), settings), metric="identification", scorer=scorer, chance=CHANCE
+        )
+        by = {"all": two_way_identification(true, recon)}
+        pairs = {"all": identification_pairs(true, recon)}
+        if candidates is not None:
+            by["matched"] = matched_identification(true, recon, candidates)
+            pairs["matched"] = matched_identification_pairs(true, recon, candidates)
+        values[one.key] = by
+        found.per_image[one.key]["identification"] = by.get("matched", by["all"])
+        for name, per_image in by.items():
+            row = _plain(base, per_image, settings, candidates=name)
+            if one.control == "brain":
+                test = permute_images(pairs[name], seed=settings.seed, n_permutations=settings.n_permutations)
+                ceiling = settings.ceiling if name == "matched" else None
+                row = replace(row, p_value=test.p_value, p_correction="uncorrected", ceiling=ceiling)
+            found.scores.append(row)
+    _identification_differences(found, scored, values, len(truth), scorer, settings)
+
+
+def _identification_differences(
+    found: ReconstructionScores,
+    scored: Sequence[ReconstructionSet],
+    values: Mapping[tuple[str, str, str], Mapping[str, np.ndarray]],
+    n: int,
+    scorer: str,
+    settings: ReconstructionSettings,
+) -> None:
+    brain = scored[0]
+    base = replace(_base(brain, n, settings), metric="identification", scorer=scorer)
+    for other in scored[1:]:
+        if other.control not in (*FIRST_FIVE, "brain", "true-latent", "mean-image"):
+            continue
+        if other.control == "nearest-train" and other.model != brain.model:
+            continue
+        versus = other.model if other.control == "brain" else other.control
+        for name in values[brain.key]:
+            found.scores.append(
+                _difference(
+                    base,
+                    values[brain.key][name],
+                    values[other.key][name],
+                    settings,
+                    versus=versus,
+                    candidates=name,
+                )
+            )
+
+
+def _published(
+    found: ReconstructionScores,
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    settings: ReconstructionSettings,
+) -> None:
+    from braindecode_suite.metrics.networks import PUBLISHED, available_scorers, network_score
+
+    for availability in available_scorers():
+        if availability.name not in PUBLISHED:
+            continue
+        if not weights_present(availability.name):
+            found.missing.append(f"{availability.name}: {availability.note}")
+            continue
+        published = PUBLISHED[availability.name]
+        circular = " (circular)" if availability.name in settings.circular else ""
+        for one in sets:
+            if one.stage != "final":
+                continue
+            recon = _sized(one.images, truth, settings.protocol)
+            values = network_score(availability.name, truth, recon, protocol=settings.protocol)
+            found.scores.append(
+                _plain(
+                    _base(one, len(truth), settings),
+                    values,
+                    settings,
+                    metric=availability.name,
+                    scorer=f"{published.network}{circular}",
+                    candidates="all" if published.kind == "identification" else "",
+                    chance=published.chance,
+                )
+            )
+
+
+def _scene(
+    found: ReconstructionScores,
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    attributes: pd.DataFrame,
+    settings: ReconstructionSettings,
+) -> None:
+    """Add errors of the decoded main object, with the scoring network's own errors on the true images beside."""
+    from braindecode_suite.core.tiny_eval import load_tiny_eval
+
+    missing = [column for column in SCENE_COLUMNS if column not in attributes.columns]
+    if missing:
+        found.missing.append(f"errors of the decoded object: the stimuli tell no {', '.join(missing)}")
+        return
+    network = load_tiny_eval()
+    true = MainObjects(
+        category=attributes["category"].to_numpy(str),
+        colour=attributes["colour"].to_numpy(str),
+        position=attributes[["x", "y"]].to_numpy(float),
+        size=attributes["size"].to_numpy(float),
+    )
+    perfect = ReconstructionSet(control="true-image", images=truth, stage="")
+    for one in [perfect, *(s for s in sets if s.stage == "final")]:
+        seen = _tiny_eval(network, one.images)
+        decoded = MainObjects(
+            category=np.array(network.categories)[seen["category"].argmax(1)],
+            colour=np.array(network.colours)[seen["colour"].argmax(1)],
+            position=seen["position"].astype(float),
+            size=seen["size"].astype(float),
+        )
+        errors = scene_errors(true, decoded)
+        values = {
+            "category_accuracy": errors.category_right,
+            "colour_accuracy": errors.colour_right,
+            "position_error": errors.position_error,
+            "size_error": errors.size_error,
+        }
+        base = replace(_base(one, len(truth), settings), scorer=TINY_EVAL)
+        for metric, per_image in values.items():
+            chance, p_value = _scene_chance(metric, true, decoded, settings)
+            row = _plain(base, per_image, settings, metric=metric, chance=chance)
+            if one.control == "brain":
+                row = replace(row, p_value=p_value, p_correction="uncorrected")
+            found.scores.append(row)
+
+
+def _scene_chance(
+    metric: str, true: MainObjects, decoded: MainObjects, settings: ReconstructionSettings
+) -> tuple[float, float]:
+    """Return the permutation mean and p of a scene error: decoded objects against the other images' true ones."""
+    if metric == "category_accuracy":
+        pairs = (decoded.category[:, None] == true.category[None, :]).astype(float)
+    elif metric == "colour_accuracy":
+        pairs = (decoded.colour[:, None] == true.colour[None, :]).astype(float)
+    elif metric == "position_error":
+        pairs = np.linalg.norm(decoded.position[:, None] - true.position[None, :], axis=2)
+    else:
+        smallest = 1e-3
+        sizes = np.maximum(decoded.size, smallest)[:, None] / np.maximum(true.size, smallest)[None, :]
+        pairs = np.abs(np.log2(sizes))
+    tail: Tail = "greater" if metric.endswith("accuracy") else "less"
+    test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations, tail=tail)
+    return test.chance, test.p_value

@@ -1,0 +1,432 @@
+"""Latents to retrieval scores: every model raw, centred and with CSLS, in both directions, with chance, interval and p.
+
+A query's values are averaged over seeds before anything is resampled. Intervals come from a bootstrap of images and are
+conditional on the gallery and the models; permutations move whole images with the models fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from braindecode_suite.core.latents import Latents, check_same_target
+from braindecode_suite.core.score import Score
+from braindecode_suite.metrics.bootstrap import bootstrap_mean, bootstrap_statistic, paired_difference
+from braindecode_suite.metrics.permutation import permute_images
+from braindecode_suite.metrics.retrieval import (
+    SIMILARITIES,
+    Direction,
+    TrainingReference,
+    chance_top_k,
+    hub_skewness,
+    rank_matrix,
+    ranks,
+    relative_rank,
+    retrieval_pairs,
+    retrieval_values,
+    similarity,
+)
+
+HEADLINE_SCORER = "cosine-centred"
+BRAIN_TO_IMAGE: Direction = "brain_to_image"
+IMAGE_TO_BRAIN: Direction = "image_to_brain"
+PARTS = {"brain_to_image": (1, 5, 10), "image_to_brain": (1,)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predicted:
+    """What one fitted model says in one latent space.
+
+    Attributes
+    ----------
+    model, seed : str
+    test : Latents
+        One row a test trial.
+    train : Latents
+        One row a training image (averaged over its trials).
+    control : str
+        ``brain``, or ``shuffled-train`` for a model that was fitted on shuffled pairs.
+    """
+
+    model: str
+    seed: str
+    test: Latents
+    train: Latents
+    control: str = "brain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How retrieval is scored.
+
+    Attributes
+    ----------
+    subject, split : str
+    gallery_sizes : tuple of int
+        Exact random galleries, beside the full one; sizes beyond the full gallery are left out.
+    n_bootstrap, n_permutations : int
+    seed : int
+    ceilings : mapping of (direction, gallery size) to float
+        The oracle's top-1, where there is one.
+    near_duplicates : frozenset of str
+        Test images that look like a training image.
+    brief : bool
+        Centred top-1 only (second protocols).
+    """
+
+    subject: str
+    split: str
+    gallery_sizes: tuple[int, ...] = (200, 300)
+    n_bootstrap: int = 2000
+    n_permutations: int = 1000
+    seed: int = 0
+    ceilings: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    near_duplicates: frozenset[str] = frozenset()
+    brief: bool = False
+
+
+@dataclass(kw_only=True, eq=False)
+class RetrievalScores:
+    """Rows for the score table, the similarity matrices and the rank of every query."""
+
+    scores: list[Score] = field(default_factory=list)
+    similarity: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    hub_skewness: dict[str, float] = field(default_factory=dict)
+
+
+def score_retrieval(
+    models: Sequence[Predicted], train_true: Latents, gallery: Latents, settings: Settings
+) -> RetrievalScores:
+    """Score all models on one gallery of unique test images.
+
+    Parameters
+    ----------
+    models : sequence of Predicted
+        Several seeds of a model share its name; the first model is compared with all others.
+    train_true : Latents
+        True latents of the training images.
+    gallery : Latents
+        True latents of the test images, each once.
+    settings : Settings
+
+    Returns
+    -------
+    RetrievalScores
+    """
+    found = RetrievalScores()
+    groups: dict[tuple[str, str], list[_Queries]] = {}
+    for predicted in models:
+        queries = _Queries(predicted, train_true, gallery, HEADLINE_ONLY if settings.brief else SIMILARITIES)
+        groups.setdefault((predicted.model, predicted.control), []).append(queries)
+    for seeds in groups.values():
+        _score_model(found, seeds, settings)
+    first = next(iter(groups.values()))
+    for other in list(groups.values())[1:]:
+        _compare(found, first, other, settings)
+    return found
+
+
+HEADLINE_ONLY = (HEADLINE_SCORER,)
+
+
+class _Queries:
+    """One model and seed against the gallery: similarity and values under every scorer."""
+
+    def __init__(
+        self, predicted: Predicted, train_true: Latents, gallery: Latents, scorers: Sequence[str]
+    ) -> None:
+        check_same_target(predicted.test, predicted.train, train_true, gallery)
+        self.predicted, self.gallery = predicted, gallery
+        reference = TrainingReference(predicted=predicted.train.flat, true=train_true.flat)
+        mean = predicted.test.mean_by_stimulus().select(gallery.ids)
+        self.truth = np.arange(len(gallery))
+        self.scorers = tuple(scorers)
+        self.similarity = {how: similarity(mean.flat, gallery.flat, how, reference) for how in scorers}
+        self.single = similarity(predicted.test.flat, gallery.flat, HEADLINE_SCORER, reference)
+        column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
+        self.single_truth = np.array([column[i] for i in predicted.test.ids], int)
+        self.n_repeats = len(predicted.test) / len(gallery)
+
+    @property
+    def size(self) -> int:
+        return len(self.gallery)
+
+    def values(self, how: str, direction: Direction, size: int | None) -> dict[str, np.ndarray]:
+        n = self.size if size is None else size
+        ks = tuple(k for k in PARTS[direction] if k < n)
+        return retrieval_values(self.similarity[how], self.truth, direction, ks=ks, gallery_size=size)
+
+    def pairs(self, how: str, direction: Direction, size: int | None) -> np.ndarray:
+        return retrieval_pairs(self.similarity[how], direction, gallery_size=size)
+
+
+def _sizes(full: int, settings: Settings) -> list[int | None]:
+    return [None, *(size for size in settings.gallery_sizes if size < full)]
+
+
+def _base(seeds: Sequence[_Queries], settings: Settings) -> Score:
+    one = seeds[0]
+    return Score(
+        subject=settings.subject,
+        metric="",
+        value=float("nan"),
+        ci_over="image",
+        n=one.size,
+        n_repeats=one.n_repeats,
+        n_subjects=1,
+        candidates="all",
+        level="mean-prediction",
+        control=one.predicted.control,
+        scorer=HEADLINE_SCORER,
+        model=one.predicted.model,
+        target=one.gallery.target,
+        seed=",".join(queries.predicted.seed for queries in seeds),
+        split=settings.split,
+    )
+
+
+def _interval(values: np.ndarray, settings: Settings) -> dict[str, Any]:
+    found = bootstrap_mean(values, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    return {"value": found.value, "ci_low": found.low, "ci_high": found.high}
+
+
+def _score_model(found: RetrievalScores, seeds: Sequence[_Queries], settings: Settings) -> None:
+    base = _base(seeds, settings)
+    for queries in seeds:
+        _keep(found, queries)
+    for how in seeds[0].scorers:
+        for direction in (BRAIN_TO_IMAGE, IMAGE_TO_BRAIN):
+            for size in _sizes(seeds[0].size, settings):
+                _score_gallery(found, seeds, replace(base, scorer=how), direction, size, settings)
+        if how == HEADLINE_SCORER:
+            found.scores.append(_median_rank(seeds, base, settings))
+    if not settings.brief:
+        _score_seeds(found, seeds, base, settings)
+        _score_single(found, seeds, base, settings)
+        _score_without_duplicates(found, seeds, base, settings)
+
+
+def _score_gallery(
+    found: RetrievalScores,
+    seeds: Sequence[_Queries],
+    base: Score,
+    direction: Direction,
+    size: int | None,
+    settings: Settings,
+) -> None:
+    how, gallery = base.scorer, size or seeds[0].size
+    by_seed = [queries.values(how, direction, size) for queries in seeds]
+    for metric in by_seed[0]:
+        k = int(metric.rsplit("top", 1)[1])
+        score = replace(
+            base,
+            metric=metric,
+            gallery=gallery,
+            chance=chance_top_k(gallery, k),
+            **_interval(np.stack([values[metric] for values in by_seed]), settings),
+        )
+        if k == 1:
+            pairs = np.mean([queries.pairs(how, direction, size) for queries in seeds], axis=0)
+            test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations)
+            known = how == HEADLINE_SCORER and base.control == "brain"
+            ceiling = settings.ceilings.get((direction, gallery)) if known else None
+            score = replace(score, p_value=test.p_value, p_correction="uncorrected", ceiling=ceiling)
+            if how == HEADLINE_SCORER and direction == BRAIN_TO_IMAGE and base.control == "brain":
+                low, high = np.quantile(test.null, [0.025, 0.975])
+                found.scores.append(
+                    replace(
+                        score,
+                        control="shuffled-test",
+                        value=test.chance,
+                        ci_low=float(low),
+                        ci_high=float(high),
+                        ci_over="permutation",
+                        p_value=None,
+                        p_correction="",
+                        ceiling=None,
+                    )
+                )
+        found.scores.append(score)
+
+
+def _median_rank(seeds: Sequence[_Queries], base: Score, settings: Settings) -> Score:
+    size = seeds[0].size
+
+    def of(queries: _Queries) -> np.ndarray:
+        return relative_rank(ranks(queries.similarity[HEADLINE_SCORER], queries.truth), size)
+
+    interval = bootstrap_statistic(
+        np.stack([of(queries) for queries in seeds]),
+        lambda drawn: float(np.median(drawn)),
+        seed=settings.seed,
+        n_resamples=min(settings.n_bootstrap, 1000),
+    )
+    pairs = np.mean(
+        [rank_matrix(queries.similarity[HEADLINE_SCORER]) / (size - 1) for queries in seeds], axis=0
+    )
+    test = permute_images(
+        pairs,
+        seed=settings.seed,
+        n_permutations=settings.n_permutations,
+        tail="less",
+        statistic=lambda drawn: float(np.median(drawn)),
+    )
+    return replace(
+        base,
+        metric="median_relative_rank",
+        gallery=size,
+        value=interval.value,
+        ci_low=interval.low,
+        ci_high=interval.high,
+        chance=0.5,
+        p_value=test.p_value,
+        p_correction="uncorrected",
+    )
+
+
+def _score_seeds(found: RetrievalScores, seeds: Sequence[_Queries], base: Score, settings: Settings) -> None:
+    """Add one row a seed, so that the spread of training shows."""
+    if len(seeds) < 2:
+        return
+    for queries in seeds:
+        for size in _sizes(queries.size, settings):
+            gallery = size or queries.size
+            for direction in (BRAIN_TO_IMAGE, IMAGE_TO_BRAIN):
+                metric = f"retrieval_{direction}_top1"
+                values = queries.values(HEADLINE_SCORER, direction, size)[metric]
+                found.scores.append(
+                    replace(
+                        base,
+                        metric=metric,
+                        gallery=gallery,
+                        chance=chance_top_k(gallery),
+                        seed=queries.predicted.seed,
+                        **_interval(values, settings),
+                    )
+                )
+
+
+def _score_single(found: RetrievalScores, seeds: Sequence[_Queries], base: Score, settings: Settings) -> None:
+    """Add level ``single``: every trial a query, whole images resampled and permuted."""
+    one = seeds[0]
+    if one.n_repeats <= 1:
+        return
+    metric = "retrieval_brain_to_image_top1"
+    for size in _sizes(one.size, settings):
+        gallery = size or one.size
+        values = np.stack(
+            [
+                retrieval_values(q.single, q.single_truth, BRAIN_TO_IMAGE, gallery_size=size)[metric]
+                for q in seeds
+            ]
+        )
+        interval = bootstrap_mean(
+            values, units=one.single_truth, seed=settings.seed, n_resamples=settings.n_bootstrap
+        )
+        pairs = np.mean([retrieval_pairs(q.single, BRAIN_TO_IMAGE, gallery_size=size) for q in seeds], axis=0)
+        test = permute_images(
+            pairs, one.single_truth, seed=settings.seed, n_permutations=settings.n_permutations
+        )
+        found.scores.append(
+            replace(
+                base,
+                metric=metric,
+                gallery=gallery,
+                level="single",
+                n_repeats=1,
+                value=interval.value,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                chance=chance_top_k(gallery),
+                p_value=test.p_value,
+                p_correction="uncorrected",
+            )
+        )
+
+
+def _score_without_duplicates(
+    found: RetrievalScores, seeds: Sequence[_Queries], base: Score, settings: Settings
+) -> None:
+    """Add the headline without the queries whose image looks like a training image; the gallery stays."""
+    one = seeds[0]
+    keep = np.array([stimulus_id not in settings.near_duplicates for stimulus_id in one.gallery.ids])
+    if keep.all() or not keep.any():
+        return
+    metric = "retrieval_brain_to_image_top1"
+    for size in _sizes(one.size, settings):
+        gallery = size or one.size
+        values = np.stack([q.values(HEADLINE_SCORER, BRAIN_TO_IMAGE, size)[metric][keep] for q in seeds])
+        found.scores.append(
+            replace(
+                base,
+                metric=metric,
+                gallery=gallery,
+                n=int(keep.sum()),
+                candidates="no-near-duplicates",
+                chance=chance_top_k(gallery),
+                **_interval(values, settings),
+            )
+        )
+
+
+def _compare(
+    found: RetrievalScores, first: Sequence[_Queries], other: Sequence[_Queries], settings: Settings
+) -> None:
+    """Add paired differences, first minus other, image by image."""
+    base = _base(first, settings)
+    theirs = other[0].predicted
+    versus = theirs.control if theirs.control != "brain" else theirs.model
+    for how in first[0].scorers:
+        for direction in (BRAIN_TO_IMAGE, IMAGE_TO_BRAIN):
+            metric = f"retrieval_{direction}_top1"
+            for size in _sizes(first[0].size, settings):
+                a, b = (
+                    np.stack([queries.values(how, direction, size)[metric] for queries in seeds])
+                    for seeds in (first, other)
+                )
+                interval = paired_difference(a, b, seed=settings.seed, n_resamples=settings.n_bootstrap)
+                found.scores.append(
+                    replace(
+                        base,
+                        metric=metric,
+                        scorer=how,
+                        gallery=size or first[0].size,
+                        versus=versus,
+                        value=interval.value,
+                        ci_low=interval.low,
+                        ci_high=interval.high,
+                    )
+                )
+
+
+def _keep(found: RetrievalScores, queries: _Queries) -> None:
+    """Keep similarity matrices, ranks with the first five of every query, and how strong the hubs are."""
+    predicted, ids = queries.predicted, queries.gallery.ids
+    control = "" if predicted.control == "brain" else f"-{predicted.control}"
+    stem = f"{predicted.model}{control}_seed-{predicted.seed}"
+    for how, matrix in queries.similarity.items():
+        found.similarity[f"{stem}_{how}"] = matrix.astype(np.float32)
+        found.hub_skewness[f"{stem}_{how}"] = hub_skewness(matrix, k=min(10, queries.size))
+        if predicted.control != "brain":
+            continue
+        for direction in (BRAIN_TO_IMAGE, IMAGE_TO_BRAIN):
+            oriented = matrix if direction == BRAIN_TO_IMAGE else matrix.T
+            order = np.argsort(-oriented, axis=1, kind="stable")[:, :5]
+            for row, rank in enumerate(ranks(matrix, queries.truth, direction=direction)):
+                first_five = {f"top{k + 1}": ids[order[row, k]] for k in range(order.shape[1])}
+                found.rows.append(
+                    {
+                        "stimulus_id": ids[row],
+                        "model": predicted.model,
+                        "seed": predicted.seed,
+                        "scorer": how,
+                        "direction": direction,
+                        "rank": int(rank),
+                        "gallery": queries.size,
+                        **first_five,
+                    }
+                )

@@ -1,0 +1,151 @@
+"""``bds verify``: the figures of a saved model's card, recomputed from the saved model and the data."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from braindecode_suite.core.checks import check_file, check_folder
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.datasets import DATASETS, PROTOCOLS
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.encoders.targets import make_target
+from braindecode_suite.workflows.fitting import prepare
+from braindecode_suite.workflows.model_card import FIGURE_KEYS, figures
+from braindecode_suite.workflows.scoring import Predicted, Settings, score_retrieval
+
+TOLERANCE = 1e-6
+
+
+def verify_model(
+    model_dir: Path,
+    data_dir: Path,
+    *,
+    subject: str | None = None,
+    work_dir: Path | None = None,
+    device: str = "cpu",
+) -> int:
+    """Recompute the card's figures, print both beside each other, and return 0 if they are the same, 1 otherwise.
+
+    Parameters
+    ----------
+    model_dir : Path
+        ``OUTPUT_DIR/models/sub-XX_desc-<workflow>``.
+    data_dir : Path
+    subject : str, optional
+        By default the one the model was fitted on; another one is refused by the checkpoint.
+    work_dir : Path, optional
+        For caches; a temporary folder by default.
+    device : str
+
+    Raises
+    ------
+    InputError
+        If the folder is no model of `bds run`, or the data are not those it was fitted on.
+    """
+    config = read_model_config(check_folder(model_dir, "a model folder"))
+    check_folder(data_dir, "the folder of the data (`--data-dir`)")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = recompute(
+            model_dir,
+            config,
+            data_dir,
+            work_dir or Path(scratch),
+            subject or config["run"]["subject"],
+            device,
+        )
+    wrong = 0
+    for figure in config["figures"]:
+        value = found.get(tuple(figure[key] for key in FIGURE_KEYS))
+        same = value is not None and abs(value - figure["value"]) <= TOLERANCE
+        wrong += not same
+        name = (
+            f"{figure['model']} seed {figure['seed'] or '-'} {figure['metric']} gallery {figure['gallery']}"
+        )
+        shown = "not recomputed" if value is None else f"{value:.6f}"
+        print(f"{name}: card {figure['value']:.6f}, recomputed {shown}, {'same' if same else 'DIFFERENT'}")
+    print(f"{len(config['figures']) - wrong} of {len(config['figures'])} figures verified")
+    return 1 if wrong or not config["figures"] else 0
+
+
+def read_model_config(model_dir: Path) -> dict[str, Any]:
+    """Read a model folder's ``config.json``; one without a run or figures is an `InputError`."""
+    path = check_file(model_dir / "config.json", "the config of a model saved by `bds run`")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(path, expected="JSON", found=str(error)) from error
+    missing = [
+        key for key in ("models", "run", "figures") if not isinstance(config, dict) or key not in config
+    ]
+    if missing:
+        raise InputError(path, expected="models, run and figures", found=f"no {', '.join(missing)}")
+    return dict(config)
+
+
+def recompute(
+    model_dir: Path, config: Mapping[str, Any], data_dir: Path, work_dir: Path, subject: str, device: str
+) -> dict[tuple[Any, ...], float]:
+    """Return the figures of every model of the folder, by the keys of a card's figure."""
+    run = config["run"]
+    study: Study = DATASETS[run["dataset"]].open(data_dir, subject, work_dir, **run["dataset_options"])
+    stimuli = study.stimuli
+    if stimuli is None:
+        raise InputError(data_dir, expected="images that were shown", found="unlabelled recordings")
+    weights = run["weights"].get("retrieval")
+    target = make_target(
+        run["targets"]["retrieval"],
+        work_dir / "cache",
+        weights=None if weights is None else Path(weights),
+        device=device,
+    )
+
+    def vectors_of(ids: Any) -> np.ndarray:
+        return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
+
+    split: Split = PROTOCOLS[run["protocol"]]([study], seed=run["seed"], vectors_of=vectors_of)[0]
+    prepared = prepare(study, split, run["zscore_by"])
+    true = {
+        part: target.embed(stimuli, list(prepared.stimulus_ids[part])).select(prepared.stimulus_ids[part])
+        for part in ("train", "test")
+    }
+    models = []
+    for entry in config["models"].values():
+        encoder = ENCODERS[entry["model"]].load(
+            model_dir, prepared.cohort("test"), device, seed=entry["seed"]
+        )
+        known = entry["facts"]["targets"]["retrieval"]["name"]
+        if known != target.name:
+            raise InputError(model_dir, expected=f"target {known!r}", found=repr(target.name))
+        models.append(
+            Predicted(
+                model=entry["model"],
+                seed="" if not encoder.history_ else str(entry["seed"]),
+                test=encoder.predict(prepared.cohort("test"), seed=entry["seed"])["retrieval"],
+                train=encoder.predict(prepared.cohort("train"), seed=entry["seed"])[
+                    "retrieval"
+                ].mean_by_stimulus(),
+            )
+        )
+    if split.hash != run["split_hash"]:
+        raise InputError(
+            data_dir,
+            expected=f"the data of the model (split {run['split_hash']})",
+            found=f"other data (split {split.hash})",
+        )
+    settings = Settings(
+        subject=subject, split=split.protocol, gallery_sizes=tuple(run["gallery_sizes"]), brief=True
+    )
+    found: dict[tuple[Any, ...], float] = {}
+    for model in models:
+        scores = score_retrieval([model], true["train"], true["test"], settings).scores
+        for figure in figures(scores, split.protocol):
+            found[tuple(figure[key] for key in FIGURE_KEYS)] = figure["value"]
+    return found

@@ -1,0 +1,191 @@
+"""What every dataset of the catalogue promises, shown on a folder of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from braindecode_suite.core.errors import InputError, UnknownName
+from braindecode_suite.core.protocols import Dataset, SimulatedDataset
+from braindecode_suite.core.recipe import Recipe, ZScore
+from braindecode_suite.core.spaces import Space
+from braindecode_suite.core.split import PARTS, Split
+from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
+from braindecode_suite.datasets import DATASETS, PROTOCOLS
+
+SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def write_table(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    ids = [f"image-{k:02d}" for k in range(40)]
+    for stimulus_id in ids:
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{stimulus_id}.png")
+    trials = pd.DataFrame({"stimulus_id": ids * 3, "session": np.repeat([1, 2, 3], 40), "run": 1})
+    trials.to_csv(folder / "trials.tsv", sep="\t", index=False)
+    np.save(folder / "responses.npy", rng.normal(size=(120, 7)).astype(np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def find_folder(simulated_folder, tmp_path_factory) -> Callable[[str], Path]:
+    table = write_table(tmp_path_factory.mktemp("table"))
+    folders = {
+        "simulated-nsd": simulated_folder,
+        "nsd": simulated_folder,
+        "table": table,
+        "digits69": SHARED_DATA / "digits69",
+    }
+
+    def find(name: str) -> Path:
+        if not folders[name].is_dir():
+            pytest.skip(f"{folders[name]} is not there: real recordings are not part of the project")
+        return folders[name]
+
+    return find
+
+
+@pytest.fixture(params=list(DATASETS))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def dataset(name) -> Dataset:
+    return DATASETS[name]
+
+
+@pytest.fixture
+def study(name, dataset, find_folder, tmp_path):
+    return dataset.open(find_folder(name), "01", tmp_path / "work")
+
+
+def test_the_entry_is_a_dataset_with_a_card(name, dataset):
+    assert isinstance(dataset, Dataset)
+    card = dataset.card
+    assert card.name == name
+    for field in ("title", "modality", "terms", "size", "tree", "workflow", "preset"):
+        assert getattr(card, field).strip(), field
+    assert card.citation or name == "table"
+    assert card.protocols
+    assert set(card.protocols) <= set(PROTOCOLS)
+    assert card.simulated == name.startswith("simulated")
+    assert isinstance(dataset, SimulatedDataset) == card.simulated
+
+
+def test_the_folder_has_subject_01_and_passes_the_check(name, dataset, find_folder):
+    folder = find_folder(name)
+    assert "01" in dataset.subjects(folder)
+    lines = dataset.check(folder)
+    assert lines
+    assert {line.status for line in lines} <= {"ok", "optional-missing"}
+
+
+def test_an_empty_folder_has_no_subject_and_fails_the_check(dataset, tmp_path):
+    assert dataset.subjects(tmp_path) == []
+    assert {"missing", "bad"} & {line.status for line in dataset.check(tmp_path)}
+    with pytest.raises(InputError, match="expected"):
+        dataset.open(tmp_path, "01", tmp_path)
+
+
+def test_the_study_obeys_the_contracts(name, study):
+    assert study.dataset == name
+    assert study.subject == "01"
+    assert isinstance(study.responses, Responses)
+    assert isinstance(study.stimuli, Stimuli)
+    assert isinstance(study.space, Space)
+    assert study.unit
+    assert list(study.trials.columns[:5]) == list(TRIAL_COLUMNS)
+    assert study.space.n_units == study.n_units
+    assert study.valid is None or (study.valid.shape == (study.n_units,) and study.valid.dtype == bool)
+    if study.noise is not None:
+        assert study.noise.ncsnr.shape == (study.n_units,)
+        assert np.isfinite(study.noise.ncsnr).all()
+        assert (study.noise.ncsnr >= 0).all()
+    assert all(isinstance(warning, str) for warning in study.provenance["warnings"])
+
+
+def test_repeats_count_from_one_in_the_order_of_trials(study):
+    counted = study.trials.groupby("stimulus_id").cumcount() + 1
+    np.testing.assert_array_equal(study.trials["repeat"], counted)
+
+
+def test_rows_come_as_float32_in_the_order_asked_for(study):
+    rows = np.array([7, 0, 7, 31])
+    values = study.read(rows)
+    assert values.dtype == np.float32
+    assert values.shape == (4, study.n_units)
+    np.testing.assert_array_equal(values[0], values[2])
+    np.testing.assert_array_equal(values, study.read(slice(None))[rows])
+    assert np.isfinite(values).all()
+
+
+def test_images_come_by_id_in_the_order_asked_for(study):
+    ids = list(dict.fromkeys(study.stimulus_ids))[:3]
+    assert all(type(i) is str for i in ids)
+    assert set(ids) <= set(study.stimuli.ids)
+    some = study.stimuli.images([ids[2], ids[0], ids[2]])
+    assert some.dtype == np.uint8
+    assert some.shape[0] == 3
+    assert some.shape[3] == 3
+    np.testing.assert_array_equal(some[0], some[2])
+    np.testing.assert_array_equal(some[1], study.stimuli.images([ids[0]])[0])
+    assert not np.array_equal(some[0], some[1])
+    assert study.stimuli.images([]).shape == (0, *some.shape[1:])
+    with pytest.raises(InputError, match="expected"):
+        study.stimuli.images(["no such image"])
+
+
+def test_fingerprints_and_spaces_name_the_same_thing_twice(name, dataset, study, find_folder, tmp_path):
+    again = dataset.open(find_folder(name), "01", tmp_path / "elsewhere")
+    assert again.stimuli.fingerprint == study.stimuli.fingerprint
+    assert again.space.describe() == study.space.describe()
+    pd.testing.assert_frame_equal(again.trials, study.trials)
+
+
+def test_unknown_subjects_and_options_are_refused(name, dataset, find_folder, tmp_path):
+    folder = find_folder(name)
+    with pytest.raises(InputError, match="subject"):
+        dataset.open(folder, "77", tmp_path)
+    with pytest.raises(InputError, match="no_such_option"):
+        dataset.open(folder, "01", tmp_path, no_such_option=1)
+
+
+def test_every_protocol_of_the_card_splits_the_study(name, dataset, study):
+    def vectors_of(ids):
+        return study.stimuli.images(ids).reshape(len(ids), -1).astype(np.float32)
+
+    for protocol in dataset.card.protocols:
+        if protocol == "as-given" or (name == "table" and protocol.startswith("leave-one-run")):
+            continue  # these need columns of the user's
+        splits = PROTOCOLS[protocol]([study], seed=1, vectors_of=vectors_of)
+        assert splits
+        for split in splits[:3]:
+            assert isinstance(split, Split)
+            split.check_training_size()
+            assert all(len(getattr(split, part)[0]) for part in PARTS), protocol
+        again = PROTOCOLS[protocol]([study], seed=1, vectors_of=vectors_of)
+        assert [s.hash for s in again] == [s.hash for s in splits]
+
+
+def test_a_recipe_can_be_fitted_on_the_default_splits_training_rows(dataset, study):
+    split = PROTOCOLS[dataset.card.protocols[0]]([study])[0]
+    prepared = study.prepared(Recipe((ZScore(),)), split.train[0])
+    values = prepared.read(split.train[0])
+    varies = np.ptp(study.read(split.train[0]), axis=0) > 0
+    np.testing.assert_allclose(values.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(values.std(0)[varies], 1, atol=1e-3)
+    assert np.isfinite(prepared.read(split.test[0])).all()
+
+
+def test_an_unknown_dataset_names_the_nearest():
+    with pytest.raises(UnknownName, match=r"found 'simulated_nds' \(did you mean 'simulated-nsd'\?\)"):
+        DATASETS["simulated_nds"]
