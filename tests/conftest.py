@@ -68,7 +68,13 @@ def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _kandinsky(folder: Path, channels: int) -> Path:
     import torch
-    from diffusers import DDIMScheduler, KandinskyV22Pipeline, UNet2DConditionModel, VQModel
+    from diffusers import (
+        DDIMScheduler,
+        DiffusionPipeline,
+        KandinskyV22Pipeline,
+        UNet2DConditionModel,
+        VQModel,
+    )
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -100,7 +106,8 @@ def _kandinsky(folder: Path, channels: int) -> Path:
             resnet_time_scale_shift="scale_shift",
         )
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=scheduler).save_pretrained(folder)
+    pipeline: DiffusionPipeline = KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=scheduler)
+    pipeline.save_pretrained(folder)
     card = {"steps": 4, "guidance": 2.0, "strength": 0.75, "size": 64, "batch": 4}
     (folder / "generator.json").write_text(json.dumps(card), encoding="utf-8")
     return folder

@@ -26,7 +26,12 @@ def test_the_example_runs_and_writes_a_report(tmp_path):
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     code = example() + "\nassert images.shape == (len(gallery), 64, 64, 3) and images.dtype == 'uint8'\n"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     report = (tmp_path / "results" / "sub-01.html").read_text(encoding="utf-8")

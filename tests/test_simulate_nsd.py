@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -66,9 +67,8 @@ def a_population(kind: str, n: int = 40, category: int = -1, seed: int = 0) -> P
 
 
 def an_object(category: str, **changes) -> SceneObject:
-    return SceneObject(
-        **{"category": category, "colour": "red", "x": 0.3, "y": 0.6, "size": 0.5, "pose": 5.0} | changes
-    )
+    plain = SceneObject(category, "red", x=0.3, y=0.6, size=0.5, pose=5.0)
+    return replace(plain, **changes)
 
 
 # --- what voxels respond to
@@ -126,7 +126,7 @@ def test_the_category_response_is_the_formula_of_its_docstring():
 def grating(orientation: float, cycles: float, side: int = 64) -> np.ndarray:
     y, x = np.mgrid[:side, :side] / side
     wave = np.cos(2 * np.pi * cycles * (x * np.cos(orientation) + y * np.sin(orientation)))
-    return np.repeat(np.uint8(127.5 + 100 * wave)[..., None], 3, axis=2)
+    return np.repeat((127.5 + 100 * wave).astype(np.uint8)[..., None], 3, axis=2)
 
 
 @pytest.mark.parametrize("k", range(4))

@@ -18,7 +18,22 @@ from braindecode_suite import __version__
 from braindecode_suite.core.files import write_json
 from braindecode_suite.core.protocols import StepRecord
 
-LIBRARIES = ["numpy", "scipy", "pandas", "scikit-learn", "torch", "torchvision", "lightning", "diffusers", "open_clip_torch", "transformers", "nibabel", "nilearn", "h5py", "scikit-image"]
+LIBRARIES = [
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+    "lightning",
+    "diffusers",
+    "open_clip_torch",
+    "transformers",
+    "nibabel",
+    "nilearn",
+    "h5py",
+    "scikit-image",
+]
 
 
 def library_versions() -> dict[str, str]:
