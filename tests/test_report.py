@@ -305,9 +305,11 @@ def test_the_truth_stands_first_and_every_control_has_its_column(scene_results: 
     assert found.random is not None
     headings = found.random.headings
     assert headings[:3] == ["Seen image", "Reconstruction", "Low-level branch"]
-    for words in ("Nearest training image (study)", "No brain", "Trained on shuffled pairs", "Category only"):
+    for words in ("Nearest training image", "No brain", "Trained on shuffled pairs", "Category only"):
         assert words in headings
     assert headings[-1] == "By ridge"
+    nearest = headings.index("Nearest training image")
+    assert all(cells[nearest].scores[0] == "of the study" for _, _, cells in found.random.rows)
     assert all(cell.picture.uri for _, _, cells in found.random.rows for cell in cells)
 
 

@@ -108,44 +108,42 @@ def reconstructions(results: Results) -> Reconstructions:
     return Reconstructions(random=random, picked=picked, picked_by=picked_by, reason="")
 
 
-def _columns(results: Results, table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """Return (control, stage, model, source) of every column that some image has, in a fixed order."""
+def _columns(results: Results, table: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return (control, stage, model) of every column that some image has, in a fixed order.
+
+    Early stages are shown for the brain only.
+    """
     shown = table[table["control"].isin(COLUMN_ORDER)]
-    found = list(
-        dict.fromkeys(zip(shown["control"], shown["stage"], shown["model"], shown["source"], strict=True))
-    )
-    found = list(dict.fromkeys((c, s, m if c not in ("truth",) else "", src) for c, s, m, src in found))
+    shown = shown[(shown["control"] == "brain") | (shown["stage"] != "low-level")]
+    found = list(dict.fromkeys(zip(shown["control"], shown["stage"], shown["model"], strict=True)))
+    found = list(dict.fromkeys((c, s, m if c not in ("truth",) else "") for c, s, m in found))
     rank = {name: i for i, name in enumerate(results.models)}
 
-    def order(column: tuple[str, str, str, str]) -> tuple[int, int, int, bool, str]:
-        control, stage, model, source = column
+    def order(column: tuple[str, str, str]) -> tuple[int, int, int, bool]:
+        control, stage, model = column
         if control in PIXEL_IMAGES:
             block = 3
         elif model in ("", results.primary):
             block = 0
         else:
             block = 1 if control == "brain" else 2
-        return block, COLUMN_ORDER.index(control), rank.get(model, 99), stage == "low-level", source
+        return block, COLUMN_ORDER.index(control), rank.get(model, 99), stage == "low-level"
 
     return sorted(found, key=order)
 
 
-def _heading(column: tuple[str, str, str, str], primary: str) -> str:
-    control, stage, model, source = column
-    if stage == "low-level":
-        text = "Low-level branch" if control == "brain" else f"{control_title(control)}, low-level"
-    else:
-        text = control_title(control)
+def _heading(column: tuple[str, str, str], primary: str) -> str:
+    control, stage, model = column
+    text = "Low-level branch" if stage == "low-level" else control_title(control)
     if control == "brain" and model not in ("", primary):
         return f"By {model_title(model)}" + (", low-level" if stage == "low-level" else "")
-    details = [part for part in (model_title(model) if model not in ("", primary) else "", source) if part]
-    return f"{text} ({', '.join(details)})" if details else text
+    return text if model in ("", primary) else f"{text} ({model_title(model)})"
 
 
 def _grid(
     results: Results,
     table: pd.DataFrame,
-    columns: list[tuple[str, str, str, str]],
+    columns: list[tuple[str, str, str]],
     chosen: list[tuple[str, str]],
     caption: str,
     slug: str,
@@ -162,16 +160,16 @@ def _grid(
 
 
 def _cell(
-    results: Results, mine: pd.DataFrame, column: tuple[str, str, str, str], heading: str, stimulus: str
+    results: Results, mine: pd.DataFrame, column: tuple[str, str, str], heading: str, stimulus: str
 ) -> Cell:
-    control, stage, model, source = column
-    rows = mine[(mine["control"] == control) & (mine["stage"] == stage) & (mine["source"] == source)]
+    control, stage, model = column
+    rows = mine[(mine["control"] == control) & (mine["stage"] == stage)]
     rows = rows if control == "truth" else rows[rows["model"] == model]
     alt = f"{heading}, stimulus {stimulus}"
     if rows.empty:
         return Cell(picture=Picture(uri=None, alt=f"{alt}: not made"), scores=[])
     row = rows.iloc[0]
-    shown = []
+    shown = [f"of the {row['source']}"] if row["source"] else []
     for name in PER_IMAGE if control != "truth" else ():
         if name in row and pd.notna(row[name]):
             text = percent(row[name]) if is_proportion(name) else number(row[name], 2)
@@ -188,7 +186,7 @@ def _open(results: Results, path: str, alt: str) -> Picture:
 
 
 def _picked(
-    results: Results, table: pd.DataFrame, brain: pd.DataFrame, columns: list[tuple[str, str, str, str]]
+    results: Results, table: pd.DataFrame, brain: pd.DataFrame, columns: list[tuple[str, str, str]]
 ) -> tuple[list[Grid], str]:
     own = brain[brain["model"] == results.primary] if (brain["model"] == results.primary).any() else brain
     for metric in PER_IMAGE:

@@ -232,12 +232,14 @@ def differences_table(results: Results, metrics: Sequence[str], caption: str) ->
         what = ", ".join(part for part in (stage, candidates) if part and part not in ("all", "final"))
         line = [
             f"{metric_title(metric)}{', ' if what else ''}{what}",
+            integer(gallery),
+            split or DASH,
             f"{model_title(model)} \u2212 {model_title(versus)}",
         ]
         by_scorer = {
             row["scorer"]: f"{number(row['value'])} {interval_cell(row)}" for row in same.to_dict("records")
         }
-        rest = [integer(gallery), integer(n), seed or DASH, level or DASH, split or DASH]
+        rest = [integer(n), seed or DASH, level or DASH]
         if side_by_side:
             cells.append([*line, *[by_scorer.get(scorer, DASH) for scorer in scorers], *rest])
         else:
@@ -246,9 +248,9 @@ def differences_table(results: Results, metrics: Sequence[str], caption: str) ->
     numeric = [True] * len(scorers) if side_by_side else [True, False]
     table = Table(
         caption=caption,
-        headings=["score", "difference", *values, "gallery", "n", "seeds", "level", "split"],
+        headings=["score", "gallery", "split", "difference", *values, "n", "seeds", "level"],
         rows=cells,
-        numeric=[False, False, *numeric, True, True, False, False, False],
+        numeric=[False, True, False, False, *numeric, True, False, False],
     )
     return without_idle_columns(table, constant=("level", "split", "seeds"))
 

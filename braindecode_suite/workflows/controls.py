@@ -96,7 +96,7 @@ def relabelled_ridge(
     alphas: Sequence[float],
     n_folds: int,
     weight_by_signal: bool = True,
-    batch: int = 100,
+    batch: int = 50,
 ) -> PermutationTest:
     """Refit the ridge on relabelled training images, all folds and penalties, and score each refit like the real one.
 
