@@ -309,7 +309,7 @@ def test_the_truth_stands_first_and_every_control_has_its_column(scene_results: 
         assert words in headings
     assert headings[-1] == "By ridge"
     nearest = headings.index("Nearest training image")
-    assert all(cells[nearest].scores[0] == "of the study" for _, _, cells in found.random.rows)
+    assert all(cells[nearest].scores[0] == "study" for _, _, cells in found.random.rows)
     assert all(cell.picture.uri for _, _, cells in found.random.rows for cell in cells)
 
 

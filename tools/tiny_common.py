@@ -215,7 +215,11 @@ def record(folder: Path, clock: Clock, options: argparse.Namespace, steps: int, 
     stages = json.loads(file.read_text())["stages"] if file.exists() else []
     resumed = bool(getattr(options, "resume", None))
     hidden = ("--work-dir", "--threads", "--minutes", "--export-every", "--seed")
-    told = [a for k, a in enumerate(sys.argv) if k and a not in hidden and sys.argv[k - 1] not in hidden]
+    told = [
+        Path(a).name if "/" in a else a
+        for k, a in enumerate(sys.argv)
+        if k and a not in hidden and sys.argv[k - 1] not in hidden
+    ]
     stage = {
         "started": round(clock.start),
         "command": " ".join([f"python tools/{Path(sys.argv[0]).name}", *told]),

@@ -111,10 +111,11 @@ def reconstructions(results: Results) -> Reconstructions:
 def _columns(results: Results, table: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return (control, stage, model) of every column that some image has, in a fixed order.
 
-    Early stages are shown for the brain only.
+    Early stages are shown for the first model's brain only.
     """
     shown = table[table["control"].isin(COLUMN_ORDER)]
-    shown = shown[(shown["control"] == "brain") | (shown["stage"] != "low-level")]
+    own = (shown["control"] == "brain") & (shown["model"] == results.primary)
+    shown = shown[own | (shown["stage"] != "low-level")]
     found = list(dict.fromkeys(zip(shown["control"], shown["stage"], shown["model"], strict=True)))
     found = list(dict.fromkeys((c, s, m if c not in ("truth",) else "") for c, s, m in found))
     rank = {name: i for i, name in enumerate(results.models)}
@@ -136,7 +137,7 @@ def _heading(column: tuple[str, str, str], primary: str) -> str:
     control, stage, model = column
     text = "Low-level branch" if stage == "low-level" else control_title(control)
     if control == "brain" and model not in ("", primary):
-        return f"By {model_title(model)}" + (", low-level" if stage == "low-level" else "")
+        return f"By {model_title(model)}"
     return text if model in ("", primary) else f"{text} ({model_title(model)})"
 
 
@@ -169,7 +170,7 @@ def _cell(
     if rows.empty:
         return Cell(picture=Picture(uri=None, alt=f"{alt}: not made"), scores=[])
     row = rows.iloc[0]
-    shown = [f"of the {row['source']}"] if row["source"] else []
+    shown = [str(row["source"])] if row["source"] else []
     for name in PER_IMAGE if control != "truth" else ():
         if name in row and pd.notna(row[name]):
             text = percent(row[name]) if is_proportion(name) else number(row[name], 2)
