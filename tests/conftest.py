@@ -71,7 +71,6 @@ def _kandinsky(folder: Path, channels: int) -> Path:
     import torch
     from diffusers import (
         DDIMScheduler,
-        DiffusionPipeline,
         KandinskyV22Pipeline,
         UNet2DConditionModel,
         VQModel,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from braindecode_suite.core.checks import check_file, check_finite, check_match,
 from braindecode_suite.core.config import Config, apply_settings, build, read_yaml
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash, file_sha256, write_aside, write_json
+from braindecode_suite.core.manifest import anonymous_kb
+from braindecode_suite.core.memory import reuse_freed_memory
 from braindecode_suite.core.registry import Registry
 
 
@@ -127,3 +131,21 @@ def test_the_cache_computes_once_and_maps_after(tmp_path):
     np.testing.assert_array_equal(first, second)
     cache.get({"k": 2}, compute)
     assert len(calls) == 2
+
+
+# --- freed memory
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_freed_memory_is_kept_inside_and_returned_at_the_end():
+    def use_64_mb() -> None:
+        block = np.empty(2**26, np.uint8)
+        block[:] = 1
+
+    before = anonymous_kb() or 0
+    with reuse_freed_memory():
+        use_64_mb()
+        assert (anonymous_kb() or 0) - before > 60_000
+        use_64_mb()  # the same block
+        assert (anonymous_kb() or 0) - before < 100_000
+    assert (anonymous_kb() or 0) - before < 10_000

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError, NonFiniteLoss
 from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.memory import reuse_freed_memory
 from braindecode_suite.learning.layers import parameter_groups
 
 LAST = "last.ckpt"
@@ -180,7 +181,8 @@ def train(
     if progress and sys.stderr.isatty():
         callbacks.append(TQDMProgressBar(leave=False))
     callbacks.append(_Resume(folder, keeper, config.checkpoint_seconds))
-    with _isolated_randomness(seed, device), _quiet():
+    memory = reuse_freed_memory() if device == "cpu" else nullcontext()
+    with _isolated_randomness(seed, device), _quiet(), memory:
         trainer = lightning.Trainer(
             accelerator="gpu" if device == "cuda" else "cpu",
             devices=1,
