@@ -118,6 +118,21 @@ COLUMNS: Sequence[str] = [
     "split",
 ]
 assert set(COLUMNS) == {field.name for field in fields(Score)}
+OUTCOME: Sequence[str] = [
+    "value",
+    "ci_low",
+    "ci_high",
+    "ci_over",
+    "chance",
+    "p_value",
+    "p_correction",
+    "ceiling",
+    "n",
+    "n_repeats",
+    "n_subjects",
+]
+IDENTITY: Sequence[str] = [column for column in COLUMNS if column not in OUTCOME]
+"""Columns that say which score a row is; the others say how it came out."""
 
 
 def scores_table(scores: Iterable[Score]) -> pd.DataFrame:

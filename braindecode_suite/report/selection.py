@@ -8,25 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from braindecode_suite.core.score import IDENTITY
 from braindecode_suite.report.results import Results
 
-KEYS = [
-    "subject",
-    "roi",
-    "time_start",
-    "time_stop",
-    "metric",
-    "gallery",
-    "candidates",
-    "level",
-    "stage",
-    "control",
-    "versus",
-    "scorer",
-    "model",
-    "target",
-    "split",
-]
+KEYS = [column for column in IDENTITY if column != "seed"]
 SCORERS = ("cosine-centred", "tiny-eval", "pixels", "csls", "cosine")
 PHOTO_GALLERIES = (300, 200)
 SIMULATED_GALLERIES = (200, 300)

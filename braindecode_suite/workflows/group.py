@@ -12,28 +12,12 @@ import pandas as pd
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json
 from braindecode_suite.core.manifest import library_versions
-from braindecode_suite.core.score import COLUMNS, read_scores
+from braindecode_suite.core.score import COLUMNS, IDENTITY, read_scores
 from braindecode_suite.metrics.groups import group_summary
 from braindecode_suite.workflows.results import prepare_output, result_path
 
 GROUP = "group"
-SAME = [
-    "roi",
-    "time_start",
-    "time_stop",
-    "metric",
-    "gallery",
-    "candidates",
-    "level",
-    "stage",
-    "control",
-    "versus",
-    "scorer",
-    "model",
-    "target",
-    "seed",
-    "split",
-]
+SAME = [column for column in IDENTITY if column != "subject"]
 """Columns that say that two rows of different subjects are the same score."""
 
 
