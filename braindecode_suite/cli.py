@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
     from braindecode_suite.core.device import resolve_device
+    from braindecode_suite.core.errors import InputError
     from braindecode_suite.workflows import WORKFLOWS
     from braindecode_suite.workflows.configuration import load_config
     from braindecode_suite.workflows.group import run_group
@@ -165,7 +166,22 @@ def _run(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
     name = WORKFLOWS.resolve(arguments.workflow or dataset.card.workflow)
     workflow = WORKFLOWS[name]
     if arguments.level == "group":
-        return run_group(arguments.output_dir, name, workflow.label)
+        unused = [
+            flag
+            for flag, value in (
+                ("--participant-label", arguments.participant_label),
+                ("--config", arguments.config),
+                ("--set", arguments.settings),
+                ("--dry-run", arguments.dry_run),
+                ("--reports-only", arguments.reports_only),
+            )
+            if value
+        ]
+        if unused:
+            raise InputError(
+                "group level", expected="no options of the participant level", found=", ".join(unused)
+            )
+        return run_group(arguments.output_dir, name, workflow.label, arguments.seed)
     preset = dataset.card.preset if name == WORKFLOWS.resolve(dataset.card.workflow) else ""
     run = Run(
         dataset=dataset,

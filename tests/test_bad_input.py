@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +203,29 @@ def test_other_subjects_go_on_when_one_fails(
     ]
     assert (out / "sub-02.html").is_file()
     assert not (out / "sub-01.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("n_relabellings=5", r"n_relabellings.*0 or at least 200 refits"),
+        ("n_permutations=100", r"n_permutations.*1000"),
+        ("n_bootstrap=10", r"n_bootstrap.*100"),
+    ],
+)
+def test_too_few_resamplings_are_refused_before_anything_is_fitted(
+    setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "simulated-nsd", str(tmp_path), "participant", "--dry-run", "--set", setting]
+    assert re.search(message, refused(words, capsys))
+
+
+def test_folds_that_share_images_are_refused_where_images_are_retrieved(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = pd.read_csv(table / "trials.tsv", sep="\t").assign(run=["1"] * 20 + ["2"] * 20 + ["3"] * 20)
+    trials.to_csv(table / "trials.tsv", sep="\t", index=False)
+    words = ["run", "table", str(tmp_path / "out"), "participant", "--data-dir", str(table)]
+    line = refused([*words, "--set", "protocol=leave-one-run-out", "--set", "generator=''"], capsys)
+    assert "expected one split with no image on two sides" in line
+    assert "random-by-image" in line

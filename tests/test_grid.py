@@ -11,7 +11,7 @@ from braindecode_suite.workflows.results import result_path
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("n_seeds=1", "generator=''", "second_protocols=[]", "n_relabellings=0", "shuffled_train=false")
+SETTINGS = ("generator=''", "second_protocols=[]", "n_relabellings=0", "shuffled_train=false")
 
 
 def headline(out: Path, versus: str = "") -> pd.DataFrame:
@@ -48,3 +48,22 @@ def test_every_cell_of_the_grid_is_above_chance_and_below_the_oracle(
     assert (rows["ci_low"] > rows["chance"]).all()
     assert (rows["value"] <= rows["ceiling"]).all()
     assert difference["ci_low"] >= -0.05
+
+
+def test_the_harder_preset_keeps_every_claim_of_the_demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(tmp_path), "--device", "cpu", "--set", "simulation.ncsnr=0.26"]) == 0
+    table = read_scores(result_path(tmp_path, "01", "mindeye", "scores.tsv"))
+    with capsys.disabled():
+        print(f"\n{capsys.readouterr().out}")
+    assert headline(tmp_path).loc["mindeye", "ci_low"] > 0.005
+    assert headline(tmp_path, versus="ridge").loc["mindeye", "ci_low"] >= -0.05
+    ours = table[(table["model"] == "mindeye") & (table["control"] == "brain")]
+    matched = ours[(ours["metric"] == "identification") & (ours["candidates"] == "matched")]
+    for control in ("shuffled-test", "shuffled-train", "null-condition", "category-only", "nearest-train"):
+        assert (matched.loc[matched["versus"] == control, "ci_low"] > 0).all(), control
+        assert (matched["versus"] == control).any(), control
+    pixels = ours[(ours["metric"] == "pixcorr") & (ours["versus"] == "mean-image")]
+    assert set(pixels["stage"]) == {"low-level", "final"}
+    assert (pixels["ci_low"] > 0).all()

@@ -94,3 +94,11 @@ def test_the_group_command_reports_all_subjects(finished_run: Path, tmp_path: Pa
 def test_a_group_of_nobody_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "simulated-nsd", str(tmp_path), "group"]) == 2
     assert "run the participant level first" in capsys.readouterr().err
+
+
+def test_options_of_the_participant_level_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "simulated-nsd", str(tmp_path), "group", "--dry-run", "--set", "n_seeds=1"]
+    assert main(words) == 2
+    assert "found --set, --dry-run" in capsys.readouterr().err

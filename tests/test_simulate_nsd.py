@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from scipy import ndimage, stats
 
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.datasets import simulate_nsd
 from braindecode_suite.datasets.protocols import nsd_shared1000
 from braindecode_suite.datasets.simulate_anatomy import LABELS, make_anatomy
@@ -496,3 +497,12 @@ def test_an_unfinished_study_is_refused(tmp_path):
         InputError, match=r"parameters\.json: expected a whole simulated study; found nothing there"
     ):
         SIMULATED_NSD.open(tmp_path, "01", tmp_path)
+
+
+def test_the_parameters_are_the_frozen_ones() -> None:
+    """They were set from the literature; a change of one is a change of the study, with figures measured anew."""
+    frozen = {name: size.model_dump(mode="json") for name, size in SIZES.items()} | {
+        "parameters": SimulationParameters().model_dump(mode="json"),
+        "structures": STRUCTURES,
+    }
+    assert data_hash(frozen) == "8b974f1f9b41694d"

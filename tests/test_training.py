@@ -253,6 +253,18 @@ def test_the_trainer_follows_that_order(tmp_path: Path) -> None:
         assert [items for e, items in task.seen if e == epoch] == [items.tolist() for items, _ in order]
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_of_one_or_two_steps_has_a_schedule(tmp_path: Path, epochs: int) -> None:
+    task = Regression()
+    config = TrainingConfig(epochs=epochs, batch_size=task.n_items, learning_rate=1e-2, ema_decay=0)
+    before = weights(task).copy()
+    assert (
+        len(train(task, config, work_dir=tmp_path, seed=0, device="cpu").history) == epochs + 1
+    )  # and once before
+    assert np.isfinite(weights(task)).all()
+    assert not np.array_equal(weights(task), before)
+
+
 def test_only_matrices_decay() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Conv2d(1, 1, 3), nn.Embedding(2, 3))
     decayed, kept = parameter_groups(network, 0.1)

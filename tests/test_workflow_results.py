@@ -110,3 +110,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         InputError, match=r"file/out: expected a folder that can be written; found Not a directory"
     ):
         prepare_output(tmp_path / "file" / "out")
+
+
+def test_results_of_two_datasets_do_not_share_a_folder(tmp_path: Path) -> None:
+    prepare_output(tmp_path, [{"Name": "nsd"}])
+    prepare_output(tmp_path, [{"Name": "nsd"}])
+    with pytest.raises(
+        InputError, match=r"expected results of table; found results of nsd .*folder of its own"
+    ):
+        prepare_output(tmp_path, [{"Name": "table"}])

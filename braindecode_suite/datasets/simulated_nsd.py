@@ -44,7 +44,9 @@ class SimulatedNSD:
             data_dir, subject, work_dir, build(NSDOptions, options, f"options of {NAME}"), dataset=NAME
         )
         return replace(
-            study, stimuli=_open_stimuli(data_dir), provenance={**study.provenance, "simulated": True}
+            study,
+            stimuli=_open_stimuli(data_dir),
+            provenance={**study.provenance, "simulated": True, "tuned_on_test": ""},  # no GLM was fitted
         )
 
     def check(self, data_dir: Path) -> list[FileCheck]:

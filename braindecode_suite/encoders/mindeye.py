@@ -60,8 +60,6 @@ class MindEyeEncoder:
     history_ : list of dict
         One row a validated epoch.
     best_epoch_, resumed_from_ : int
-    gain_ : float
-        Factor on the length of predictions of role ``image`` around the training mean, see ``match_length``.
     network_ : MindEyeNetwork
     """
 
@@ -71,7 +69,7 @@ class MindEyeEncoder:
     def __init__(self, config: MindEyeConfig, context: FitContext) -> None:
         self.config, self.context = config, context
         self.history_: list[dict[str, float]] = []
-        self.best_epoch_, self.resumed_from_, self.gain_ = 0, 0, 1.0
+        self.best_epoch_, self.resumed_from_ = 0, 0
 
     @classmethod
     def preset(cls, name: str) -> MindEyeConfig:
@@ -127,12 +125,8 @@ class MindEyeEncoder:
         )
         self.network_, self.history_ = network, result.history
         self.best_epoch_, self.resumed_from_ = result.best_epoch, result.resumed_from
-        self.facts_ = facts | {"history": result.history, "best_epoch": result.best_epoch, "gain": 1.0}
+        self.facts_ = facts | {"history": result.history, "best_epoch": result.best_epoch}
         self._recipes = recipe_tensors(train)
-        self.gain_ = 1.0
-        if self.config.match_length and "image" in targets:
-            self.gain_ = self._length_gain(validation, latents["image"])
-            self.facts_["gain"] = self.gain_
         return self
 
     def _start_from_ridge(
@@ -182,7 +176,7 @@ class MindEyeEncoder:
                 if "image" in parts:
                     assert outputs.condition is not None
                     ids = study.stimulus_ids[rows[places]]
-                    parts["image"].append(self._sample(outputs.condition, ids, seed) * np.float32(self.gain_))
+                    parts["image"].append(self._sample(outputs.condition, ids, seed))
                 if "init" in parts:
                     assert outputs.low_level is not None
                     parts["init"].append(outputs.low_level.float().cpu().numpy())
@@ -195,20 +189,6 @@ class MindEyeEncoder:
             )
             latents[role] = Latents(values, cohort.stimulus_ids, target["name"], "predicted")
         return latents
-
-    def _length_gain(self, validation: Cohort, true: TargetLatents) -> float:
-        """Return how much shorter mean predictions of validation images are than the truth, around the training mean.
-
-        Predictions from noise, averaged over repeats, shrink towards the mean; a generator was trained on whole lengths.
-        """
-        scaler, squares = self._target_scalers["image"], np.zeros(2)
-        for study, rows in validation:
-            predicted = self.predict(Cohort.of(study, rows), self.context.seed)["image"].mean_by_stimulus()
-            squares += (
-                np.square(scaler.apply(predicted.values)).sum(),
-                np.square(true.of(list(predicted.ids))).sum(),
-            )
-        return float(np.sqrt(squares[1] / squares[0])) if squares[0] > 0 else 1.0
 
     def _sample(self, condition: torch.Tensor, ids: np.ndarray, seed: int) -> np.ndarray:
         draws = []
@@ -266,7 +246,6 @@ class MindEyeEncoder:
         model = cls(build(MindEyeConfig, saved.config, folder / "config.json"), context)
         model.facts_ = saved.facts
         model.history_, model.best_epoch_ = saved.facts["history"], saved.facts["best_epoch"]
-        model.gain_ = saved.facts["gain"]
         subjects = [saved.adapters[subject] for subject in saved.facts["subjects"]]
         model._scalers = [UnitScaler(t["mean"].numpy(), t["gain"].numpy()) for t in subjects]
         model._target_scalers = {

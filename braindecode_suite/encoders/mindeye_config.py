@@ -49,9 +49,6 @@ class MindEyeConfig(Config):
         Of the prior's noise schedule; of its deterministic sampler.
     samples : int
         Samples of the prior that are averaged.
-    match_length : bool
-        Whether predictions of role ``image`` are lengthened by one factor, so that mean predictions of validation images
-        lie as far from the training mean as true latents do. Not in the paper.
     repeats : {'one', 'random-mean'}
         Training responses of an image: one repeat at random, or the mean of a random number of them.
     weight_by_signal : bool
@@ -80,10 +77,22 @@ class MindEyeConfig(Config):
     timesteps: PositiveInt = 100
     sampling_steps: PositiveInt = 20
     samples: PositiveInt = 1
-    match_length: bool = True
     repeats: Literal["one", "random-mean"] = "one"
     weight_by_signal: bool = True
     ridge_alphas: tuple[float, ...] = RELATIVE_ALPHAS
+
+    def departures(self) -> list[str]:
+        """Return, in words for a report, what this config does that the paper does not."""
+        found = []
+        if self.linear_start:
+            found.append("it starts as the cross-validated ridge and learns a correction of it")
+        if self.own_image_head:
+            found.append("the diffusion prior's condition has a head of its own")
+        if self.regression_weight:
+            found.append("a regression loss keeps the scale of the projected latents")
+        if self.repeats == "random-mean":
+            found.append("it is trained on means of a random number of an image's repeats")
+        return found
 
 
 PRESETS: dict[str, MindEyeConfig] = {

@@ -325,12 +325,12 @@ class _Shell(lightning.LightningModule):
         optimiser = torch.optim.AdamW(
             parameter_groups(self.network, config.weight_decay), lr=config.learning_rate, fused=True
         )
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = max(int(self.trainer.estimated_stepping_batches), 3)  # the least that the schedule can divide
         warmup = min(max(config.warmup_epochs / config.epochs, 1.5 / steps), 0.5)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             config.learning_rate,
-            total_steps=max(steps, 2),
+            total_steps=steps,
             pct_start=warmup,
             div_factor=25,
             final_div_factor=1000,

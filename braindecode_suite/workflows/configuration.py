@@ -50,14 +50,14 @@ def load_config(
     ----------
     workflow : class
     default_preset : str
-        Where neither `file` nor `settings` names another under ``preset``.
+        Where neither `file` nor `settings` names another under ``preset``; empty for the first there is.
     file : Path, optional
     settings : sequence of str
     """
     changes = {} if file is None else read_yaml(file)
     set_only = apply_settings({}, settings)
-    name = str(set_only.get("preset") or changes.get("preset") or default_preset)
     known = presets(workflow.name)
+    name = str(set_only.get("preset") or changes.get("preset") or default_preset or next(iter(known)))
     check_option("preset", name, known)
     start = {**read_yaml(known[name]), "preset": name}
     from_file = merge(start, changes)

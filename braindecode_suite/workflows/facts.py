@@ -121,7 +121,7 @@ def methods(
     recipe : sequence of mapping
         `Recipe.describe()`.
     models : sequence of mapping
-        ``name, seed, n_parameters, chosen``.
+        ``name, seed, n_parameters, chosen, departures``.
     targets : mapping of role to target name
     generator : mapping or None
         ``name, steps, guidance, strength, candidates, images``.
@@ -150,13 +150,14 @@ def methods(
         seeds.setdefault(str(model["name"]), []).append(str(model["seed"]))
     for name, of in seeds.items():
         size = next(model["n_parameters"] for model in models if model["name"] == name)
-        paragraphs.append(_model_words(name, [seed for seed in of if seed], size))
+        departures = next(model.get("departures", []) for model in models if model["name"] == name)
+        paragraphs.append(_model_words(name, [seed for seed in of if seed], size, departures))
         if name == "mindeye":
             cited.append("mindeye")
     paragraphs.append(
         "Retrieval. Predictions were averaged over the repeats of an image, and each query was averaged over seeds before "
         "anything was resampled. Similarities are the raw cosine, the cosine centred on the means of training predictions and of "
-        "training images (the headline), and CSLS with hubs measured on training images. Top-1 in galleries of a given size is "
+        "training images (the headline), and CSLS with hubs measured on training images (by predictions of images that the model was fitted on). Top-1 in galleries of a given size is "
         "the exact expectation over random galleries. "
         f"Intervals are 95 % percentile bootstraps of images ({scoring['n_bootstrap']} resamples), conditional on gallery and "
         f"model; p-values permute whole images ({scoring['n_permutations']} permutations), conditional on the model."
@@ -174,7 +175,7 @@ def methods(
             f"{generator['name']} ({generator['steps']} steps, guidance {generator['guidance']:g}, image-to-image strength "
             f"{generator['strength']:g} from the decoded low-level latents). Of {generator['candidates']} candidates an image the "
             "one nearest to the predicted embedding was kept; the true image was never consulted. Every control was drawn with the "
-            f"same seeds. Identification is two-way, by Pearson's correlation of features of {scoring['scorer'] or 'no network'}; "
+            f"same seeds, true-latent once an image. Identification is two-way, by Pearson's correlation of features of {scoring['scorer'] or 'no network'}; "
             f"pixels were scored at the size of protocol '{scoring['pixel_protocol']}'; SSIM has gaussian weights of sigma 1.5."
         )
     own = [{"text": card.citation, "url": ""}] if card.citation else []
@@ -200,11 +201,12 @@ def _recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(words)
 
 
-def _model_words(name: str, seeds: Sequence[str], n_parameters: int) -> str:
+def _model_words(name: str, seeds: Sequence[str], n_parameters: int, departures: Sequence[str]) -> str:
     if name == "ridge":
         return (
             f"Baseline. Ridge regression ({n_parameters:,} numbers) from units to the same latents, a penalty for each latent "
-            "dimension chosen by cross-validation over training images, with the same trials and validation rows."
+            "dimension chosen by cross-validation over training images; validation images, which stop the deep model, are "
+            "not used."
         )
     times = (
         f"{len(seeds)} seeds ({', '.join(seeds)})"
@@ -215,5 +217,5 @@ def _model_words(name: str, seeds: Sequence[str], n_parameters: int) -> str:
     )
     return (
         f"Model. {name} with {n_parameters:,} parameters, {times}; trained on training images, stopped and chosen on validation "
-        "images."
+        "images." + (f" Other than in its paper: {'; '.join(departures)}." if departures else "")
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents, Target
@@ -19,10 +22,14 @@ from braindecode_suite.core.recipe import Recipe, Step, ZScore
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.learning.ridge import GridEdgeWarning
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.controls import shuffled_pairs
 from braindecode_suite.workflows.scoring import Predicted
 from braindecode_suite.workflows.steps import Arrays, Steps
+
+HASHED_ROWS = 512
+"""Rows read at a time to tell whether responses are still the same."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,18 +49,10 @@ class Prepared:
     split: Split
     stimulus_ids: dict[str, np.ndarray]
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What results of this study under this split depend on, for the keys of steps."""
-        study, train = self.study, self.split.train[0]
-        some = train[:: max(1, len(train) // 64)]
-        return {
-            "split": self.split.hash,
-            "recipe": "" if study.recipe is None else study.recipe.hash,
-            "space": study.space.describe(),
-            "stimuli": "" if study.stimuli is None else study.stimuli.fingerprint,
-            "responses": data_hash(study.read(some)),
-        }
+        return {"split": self.split.hash, **study_identity(self.study)}
 
     def cohort(self, part: str) -> Cohort:
         """Return the rows of one part, read through the recipe."""
@@ -105,6 +104,18 @@ class Fitted:
         return averaged.select(np.asarray(ids, dtype=object))
 
 
+def study_identity(study: Study) -> dict[str, Any]:
+    """Return what tells a study from another one, every response included, for the keys of steps."""
+    rows = np.arange(len(study.trials))
+    blocks = [data_hash(study.read(part)) for part in np.array_split(rows, max(1, len(rows) // HASHED_ROWS))]
+    return {
+        "recipe": "" if study.recipe is None else study.recipe.hash,
+        "space": study.space.describe(),
+        "stimuli": "" if study.stimuli is None else study.stimuli.fingerprint,
+        "responses": data_hash(blocks),
+    }
+
+
 def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
     """Fit the preprocessing on the split's training rows."""
     split.check_training_size()
@@ -121,6 +132,8 @@ def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
 def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Config:
     """Return an encoder's config: a preset, changed by settings; mistakes name the key."""
     encoder = ENCODERS[name]
+    if preset:
+        check_option(f"encoder_preset (of {name})", preset, encoder.PRESETS)
     start = encoder.preset(preset or encoder.PRESETS[0]).model_dump(mode="json")
     built: Config = build(encoder.config_class, merge(start, dict(settings)), f"settings of encoder {name!r}")
     return built
@@ -177,7 +190,12 @@ def fit_model(
             config, replace(context, work_dir=folder / "training", split_hash=split.hash)
         )
         clock = time.perf_counter()
-        encoder.fit(split.cohort("train", [study]), split.cohort("validation", [study]), targets)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", GridEdgeWarning)
+            encoder.fit(split.cohort("train", [study]), split.cohort("validation", [study]), targets)
+        for warning in caught:
+            if not issubclass(warning.category, GridEdgeWarning):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
         test = encoder.predict(prepared.cohort("test"), seed=context.seed)
         train = encoder.predict(prepared.cohort("train"), seed=context.seed)["retrieval"].mean_by_stimulus()
@@ -190,6 +208,10 @@ def fit_model(
         facts = {
             "n_parameters": count_parameters(encoder, model_dir),
             "seconds": round(seconds, 2),
+            "warnings": sorted(
+                {f"{name}: {w.message}" for w in caught if issubclass(w.category, GridEdgeWarning)}
+            ),
+            "departures": list(config.departures()) if hasattr(config, "departures") else [],
             "chosen": chosen(encoder),
             "resumed_from_epoch": int(getattr(encoder, "resumed_from_", 0)),
             "history": list(encoder.history_),

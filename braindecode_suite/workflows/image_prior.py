@@ -16,7 +16,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
@@ -41,6 +41,7 @@ from braindecode_suite.metrics.correlation import pairwise_pearson
 from braindecode_suite.metrics.duplicates import near_duplicates, perceptual_hashes
 from braindecode_suite.metrics.images import blurred, flat_grey
 from braindecode_suite.metrics.permutation import relabel_training
+from braindecode_suite.workflows.fitting import study_identity
 from braindecode_suite.workflows.folded_scoring import (
     Folded,
     FoldedScores,
@@ -48,7 +49,7 @@ from braindecode_suite.workflows.folded_scoring import (
     Key,
     score_folded,
 )
-from braindecode_suite.workflows.job import Job, WorkflowConfig
+from braindecode_suite.workflows.job import Job, Permutations, Resamples, WorkflowConfig
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
@@ -88,8 +89,8 @@ class ImagePriorConfig(WorkflowConfig):
     ridge: RidgeConfig = RidgeConfig()
     grid: ReadingGrid = ReadingGrid()
     shuffled_train_repetitions: NonNegativeInt = 2
-    n_bootstrap: PositiveInt = 10_000
-    n_permutations: PositiveInt = 1000
+    n_bootstrap: Resamples = 10_000
+    n_permutations: Permutations = 1000
 
 
 class ImagePriorWorkflow:
@@ -161,7 +162,7 @@ class ImagePriorWorkflow:
             name = protocol if len(groups) == 1 else f"{protocol} repetition {number + 1}"
             shuffle = number < self.config.shuffled_train_repetitions
             work = partial(room.repetition, group, shuffle)
-            arrays, facts = steps.arrays(name, self._key(group, shuffle), work)
+            arrays, facts = steps.arrays(name, self._key(room, group, shuffle), work)
             order = np.argsort(arrays["ids"])
             first_ids = arrays["ids"][order] if first_ids is None else first_ids
             if list(arrays["ids"][order]) != list(first_ids):
@@ -190,11 +191,12 @@ class ImagePriorWorkflow:
         )
         return folded, {"chosen": dict(chosen.most_common()), "near": near}
 
-    def _key(self, group: Sequence[Split], shuffle: bool) -> dict[str, Any]:
+    def _key(self, room: _Room, group: Sequence[Split], shuffle: bool) -> dict[str, Any]:
         config = self.config.model_dump(mode="json", include={"encoder", "prior", "ridge", "grid"})
         return {
             "config": config,
             "splits": [split.hash for split in group],
+            "study": room.identity,
             "shuffled": shuffle,
             "seed": self.job.seed,
         }
@@ -268,6 +270,7 @@ class _Room:
         self.target = GreyPixels(self.height, self.width)
         self.variants = make_variants(config.prior)
         self.units_used = 0
+        self.identity = study_identity(study)
 
     def grey(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return images as uint8 of shape (images, height, width)."""

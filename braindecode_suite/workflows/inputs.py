@@ -77,7 +77,7 @@ def describe_entry(name: str) -> str:
 def check_dataset(name: str, data_dir: Path | None) -> int:
     """Print the state of a dataset's files; return 0 if all that is needed is there, 2 otherwise."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     dataset, folder = find_dataset(name, data_dir)
     if folder is None:
@@ -85,10 +85,10 @@ def check_dataset(name: str, data_dir: Path | None) -> int:
     if not folder.is_dir():
         raise InputError(folder, expected="the folder of the data (`--data-dir`)", found="nothing there")
     lines = dataset.check(folder)
-    table = Table("file", "status", "found")
+    table = Table(Column("file", overflow="fold"), "status", Column("found", overflow="fold"))
     for line in lines:
         table.add_row(line.path, line.status, line.found)
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
     bad = [line for line in lines if line.status in ("missing", "bad")]
     print(f"{len(lines)} looked at, {len(bad)} missing or bad")
     return 2 if bad else 0

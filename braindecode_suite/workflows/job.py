@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from braindecode_suite.core.config import Config
 from braindecode_suite.core.protocols import Dataset
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Steps
+
+Resamples = Annotated[int, Field(ge=100)]
+Permutations = Annotated[int, Field(ge=1000)]
 
 
 class WorkflowConfig(Config):

@@ -215,7 +215,15 @@ class MindEyeWorkflow:
             return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
 
         check_option("protocol", PROTOCOLS.resolve(protocol), self.job.dataset.card.protocols)
-        split: Split = PROTOCOLS[protocol]([study], seed=self.job.seed, vectors_of=vectors_of)[0]
+        splits = PROTOCOLS[protocol]([study], seed=self.job.seed, vectors_of=vectors_of)
+        if len(splits) > 1 or "stimulus" not in splits[0].disjoint:
+            raise InputError(
+                f"protocol {protocol!r}",
+                expected="one split with no image on two sides, since images are retrieved",
+                found=f"{len(splits)} split(s) disjoint in {', '.join(sorted(splits[0].disjoint)) or 'nothing'}",
+                hint="random-by-image splits any study by image",
+            )
+        split: Split = splits[0]
         return split
 
     def _leakage(self, steps: Steps, study: Study, split: Split) -> tuple[dict[str, Any], frozenset[str]]:
@@ -319,8 +327,12 @@ class MindEyeWorkflow:
     ) -> list[Score]:
         """Test the ridge against refits on relabelled training images, at the headline's gallery."""
         config = self.config
-        if config.baseline != "ridge" or not config.n_relabellings:
-            steps.skip("refit the baseline on relabelled images", "the config turns it off")
+        options = encoder_config(config.baseline, "", config.baseline_settings).model_dump()
+        if config.baseline != "ridge" or not config.n_relabellings or options["repeats"] != "mean":
+            reason = (
+                "the config turns it off" if not config.n_relabellings else "only for ridge on mean repeats"
+            )
+            steps.skip("refit the baseline on relabelled images", reason)
             return []
         size = min(settings.gallery_sizes[0] if settings.gallery_sizes else len(gallery), len(gallery))
         row = next(
@@ -335,7 +347,6 @@ class MindEyeWorkflow:
             and not s.versus
             and s.candidates == "all"
         )
-        options = encoder_config(config.baseline, "", config.baseline_settings).model_dump()
         key = {
             **prepared.identity,
             "target": gallery.target,
@@ -380,9 +391,9 @@ class MindEyeWorkflow:
             row,
             versus="shuffled-train",
             value=row.value - float(null.mean()),
-            ci_low=row.value - float(high),
-            ci_high=row.value - float(low),
-            ci_over="relabelling",
+            ci_low=None,
+            ci_high=None,
+            ci_over="",
             chance=None,
             ceiling=None,
             p_value=facts["p_value"],
@@ -575,17 +586,24 @@ class MindEyeWorkflow:
         config, job = self.config, self.job
         recipe = prepared.study.recipe or Recipe()
         numbers = study_facts(study, prepared.split)
+        numbers["warnings"] += sorted(
+            {text for model in models if model.control == "brain" for text in model.facts["warnings"]}
+        )
         described = [
             {
                 "name": model.name if model.control == "brain" else f"{model.name} ({model.control})",
                 "seed": model.seed,
                 "target": targets["retrieval"].name,
-                **{key: model.facts[key] for key in ("n_parameters", "seconds", "chosen")},
+                **{key: model.facts[key] for key in ("n_parameters", "seconds", "chosen", "departures")},
             }
             for model in models
         ]
         drawing = None
-        notes: list[str] = []
+        notes = [
+            f"{model.name} other than in its paper: {'; '.join(model.facts['departures'])}."
+            for model in models[:1]
+            if model.facts["departures"]
+        ]
         if generator is not None and drawn is not None:
             settings = generator.config
             drawing = {

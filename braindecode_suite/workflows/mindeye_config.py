@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from braindecode_suite.workflows.job import WorkflowConfig
+from braindecode_suite.workflows.job import Permutations, Resamples, WorkflowConfig
+
+FEWEST_REFITS = 200
 
 
 class MindEyeWorkflowConfig(WorkflowConfig):
@@ -19,6 +21,7 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     zscore_by : {'session', 'run'} or None
         Column within which units are z-scored by training rows; None leaves them as released.
     encoder, encoder_preset : str
+        By default the encoder's first preset.
     encoder_settings : dict
         Changes to the encoder's preset, nested as its config.
     baseline : str
@@ -47,7 +50,7 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     shuffled_train : bool
         Whether to refit the encoder on shuffled pairs.
     n_relabellings : int
-        Refits of the baseline on relabelled training images; 0 for none.
+        Refits of the baseline on relabelled training images: none, or at least 200.
     n_bootstrap, n_permutations : int
     n_examples : int
         Random test images that the report shows.
@@ -56,7 +59,7 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     n_seeds: PositiveInt = 3
     zscore_by: Literal["session", "run"] | None = "session"
     encoder: str = "mindeye"
-    encoder_preset: str = "tiny"
+    encoder_preset: str = ""
     encoder_settings: dict[str, Any] = Field(default_factory=dict)
     baseline: str = "ridge"
     baseline_settings: dict[str, Any] = Field(default_factory=dict)
@@ -76,6 +79,13 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     second_protocols: tuple[str, ...] = ("nsd-cluster-disjoint",)
     shuffled_train: bool = True
     n_relabellings: NonNegativeInt = 200
-    n_bootstrap: PositiveInt = 2000
-    n_permutations: PositiveInt = 1000
+    n_bootstrap: Resamples = 2000
+    n_permutations: Permutations = 1000
     n_examples: PositiveInt = 12
+
+    @field_validator("n_relabellings")
+    @classmethod
+    def _enough_refits(cls, value: int) -> int:
+        if 0 < value < FEWEST_REFITS:
+            raise ValueError(f"0 or at least {FEWEST_REFITS} refits")
+        return value

@@ -20,7 +20,7 @@ from braindecode_suite.decoders.seeds import image_seed
 from braindecode_suite.workflows.controls import category_latents, derangement, null_latents
 from braindecode_suite.workflows.fitting import Fitted
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
-from braindecode_suite.workflows.reconstruction_scoring import ReconstructionSet
+from braindecode_suite.workflows.reconstruction_scoring import ReconstructionSet, to_size
 from braindecode_suite.workflows.steps import Arrays, Steps
 
 INDEX = "training_index.safetensors"
@@ -215,12 +215,12 @@ def _nearest(
     predicted = first.means("retrieval", drawing.ids)
     index = _training_index(drawing)
     searched = ["study"] if index is None else ["study", "generator"]
-    height = drawing.stimuli.images([drawing.ids[0]]).shape[1]
+    height, width = drawing.stimuli.images([drawing.ids[0]]).shape[1:3]
 
     def compute() -> tuple[Arrays, dict[str, Any]]:
         retriever = CosineRetriever("cosine-centred").fit(first.train["retrieval"], train)
         finder = NearestTrain(
-            retriever, train, drawing.stimuli.images, index, None if index is None else _redraw(height)
+            retriever, train, drawing.stimuli.images, index, None if index is None else _redraw(height, width)
         )
         found = finder.find(predicted)
         return {
@@ -243,8 +243,10 @@ def _training_index(drawing: Drawing) -> TrainingIndex | None:
     return read_training_index(folder / INDEX, target)
 
 
-def _redraw(size: int) -> Any:
-    """Return the function that draws the tiny generator's own training scenes again, from their seeds."""
+def _redraw(height: int, width: int) -> Any:
+    """Return the function that draws the tiny generator's own training scenes again, from their seeds, at a size."""
     from braindecode_suite.datasets.simulate_scenes import draw_scene, render
 
-    return lambda seeds: np.stack([render(draw_scene(int(seed)), size) for seed in seeds])
+    return lambda seeds: to_size(
+        np.stack([render(draw_scene(int(seed)), height) for seed in seeds]), height, width
+    )

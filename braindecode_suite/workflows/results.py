@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -155,8 +156,18 @@ def prepare_output(output_dir: Path, sources: list[dict[str, str]] | None = None
     ----------
     output_dir : Path
     sources : list of dict, optional
-        ``SourceDatasets`` of the dataset description.
+        ``SourceDatasets`` of the dataset description; a folder with results of other datasets is an `InputError`.
     """
+    description = output_dir / "dataset_description.json"
+    if description.is_file():
+        before = json.loads(description.read_text(encoding="utf-8")).get("SourceDatasets", [])
+        if before != (sources or []):
+            raise InputError(
+                description,
+                expected=f"results of {_names(sources or [])}",
+                found=f"results of {_names(before)}",
+                hint="give each dataset an output folder of its own",
+            )
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         probe = output_dir / f".write-test-{uuid4().hex}"
@@ -166,7 +177,6 @@ def prepare_output(output_dir: Path, sources: list[dict[str, str]] | None = None
         raise InputError(
             output_dir, expected="a folder that can be written", found=error.strerror or str(error)
         ) from error
-    description = output_dir / "dataset_description.json"
     content = {
         "Name": "Decoded images",
         "BIDSVersion": "1.10.0",
@@ -176,6 +186,10 @@ def prepare_output(output_dir: Path, sources: list[dict[str, str]] | None = None
     }
     write_json(description, content)
     write_text(output_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
+
+
+def _names(sources: list[dict[str, str]]) -> str:
+    return ", ".join(source.get("Name", "an unnamed dataset") for source in sources) or "no dataset"
 
 
 def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> None:

@@ -184,17 +184,13 @@ def _one_subject(run: Run, subject: str) -> Outcome:
         "device": run.device,
         "precision": run.precision,
     }
-    staging = run.output_dir / f".staging-sub-{subject}_desc-{label}"
     outcome = Outcome(subject=subject, status="failed", line="interrupted")
     try:
         with memory:
             steps = Steps(run.work_dir / f"sub-{subject}_desc-{label}", log, base, run.fresh)
             results = run.workflow(run.config, job).run(steps)
             _complete(results, run, subject, log, memory)
-            shutil.rmtree(staging, ignore_errors=True)
-            stage(results, staging, subject, label)
-            render(staging, subject, run.workflow.name)
-            publish(staging, run.output_dir, subject, label)
+            save_results(results, run.output_dir, subject, run.workflow.name, label)
         outcome = Outcome(
             subject=subject, status="done", line=f"done, report in {run.output_dir / f'sub-{subject}.html'}"
         )
@@ -205,7 +201,6 @@ def _one_subject(run: Run, subject: str) -> Outcome:
         traceback.print_exc()
         outcome = Outcome(subject=subject, status="failed", line=f"failed: {type(error).__name__}: {error}")
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
         log.facts |= {
             "subject": subject,
@@ -239,6 +234,34 @@ def _complete(results: SubjectResults, run: Run, subject: str, log: RunLog, memo
         "wall_s": round((datetime.now(UTC) - log.started).total_seconds(), 1),
     }
     results.facts = {**known, **results.facts}
+
+
+def save_results(results: SubjectResults, output_dir: Path, subject: str, workflow: str, label: str) -> Path:
+    """Put one subject's results, models and report into a results folder, all of them or none.
+
+    Parameters
+    ----------
+    results : SubjectResults
+    output_dir : Path
+    subject : str
+        Label without ``sub-``.
+    workflow, label : str
+        Catalogue name, and the name that files carry after ``desc-``.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    staging = output_dir / f".staging-sub-{subject}_desc-{label}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        stage(results, staging, subject, label)
+        render(staging, subject, workflow)
+        publish(staging, output_dir, subject, label)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return output_dir / f"sub-{subject}.html"
 
 
 def render(output_dir: Path, subject: str, workflow: str) -> Path:
