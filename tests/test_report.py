@@ -339,6 +339,8 @@ def test_the_verdict_follows_the_paired_interval(
         scene_results, low, high, metric="retrieval_brain_to_image_top1", versus="ridge"
     )
     assert words in summarise(results).verdict[0]
+    images = with_difference(scene_results, low, high, metric="identification", versus="ridge")
+    assert words in summarise(images).verdict[1]
 
 
 def test_beaten_controls_are_counted_by_their_intervals(scene_results: Results) -> None:

@@ -374,3 +374,10 @@ def test_bad_group_input_is_refused():
         prevalence(4, 3)
     with pytest.raises(InputError, match="`alpha`: expected a share between 0 and 1; found 5"):
         prevalence(1, 3, alpha=5)
+
+
+def test_few_distinct_permutations_are_said_beside_the_p_value():
+    few = permute_images(np.eye(4), seed=0, n_permutations=1000)
+    many = permute_images(np.eye(12), seed=0, n_permutations=1000)
+    assert few.correction == f"uncorrected, {factorial(4)} distinct permutations"
+    assert many.correction == "uncorrected"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from braindecode_suite.core.score import FIRST_FIVE, Score
+from braindecode_suite.metrics.bootstrap import bootstrap_mean
 from braindecode_suite.workflows.reconstruction_scoring import (
     ReconstructionSet,
     ReconstructionSettings,
@@ -149,3 +150,35 @@ def test_images_of_another_size_are_brought_to_the_size_of_the_truth(truth: np.n
         [one], truth, SETTINGS, features=lambda images: pixels(to_size(images, 8, 8))
     ).scores
     assert find(scores, metric="pixcorr", versus="").value > 0.95
+
+
+def test_scores_are_given_without_near_duplicates_too(truth: np.ndarray) -> None:
+    similar = np.arange(N) < 4
+    settings = replace(SETTINGS, near_duplicates=similar)
+    found = score_reconstructions(make_sets(truth), truth, settings, features=pixels)
+    for metric in ("identification", "pixcorr", "ssim"):
+        row = find(
+            found.scores,
+            metric=metric,
+            candidates="no-near-duplicates",
+            model="mindeye",
+            stage="final",
+            control="brain",
+        )
+        values = found.per_image["brain", "mindeye", "final"][metric]
+        assert row.value == pytest.approx(values[~similar].mean())
+        assert (row.n, row.versus) == (N - 4, "")
+    assert not any(
+        s.candidates == "no-near-duplicates"
+        for s in score_reconstructions(make_sets(truth), truth, SETTINGS, features=pixels).scores
+    )
+
+
+def test_concepts_are_resampled_together(truth: np.ndarray) -> None:
+    concepts = np.repeat(["a", "b", "c"], N // 3)
+    settings = replace(SETTINGS, unit="concept", units=concepts)
+    found = score_reconstructions(make_sets(truth), truth, settings, features=pixels)
+    row = find(found.scores, metric="pixcorr", model="mindeye", stage="final", control="brain", versus="")
+    values = found.per_image["brain", "mindeye", "final"]["pixcorr"]
+    expected = bootstrap_mean(values, concepts, seed=0, n_resamples=SETTINGS.n_bootstrap)
+    assert (row.ci_over, row.ci_low, row.ci_high) == ("concept", expected.low, expected.high)

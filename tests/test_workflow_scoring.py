@@ -9,7 +9,8 @@ import pytest
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.score import Score
-from braindecode_suite.metrics.retrieval import ranks, similarity
+from braindecode_suite.metrics.bootstrap import bootstrap_mean
+from braindecode_suite.metrics.retrieval import TrainingReference, ranks, retrieval_values, similarity
 from braindecode_suite.workflows.scoring import Predicted, Settings, score_retrieval
 
 N, WIDTH, REPEATS = 30, 12, 3
@@ -194,3 +195,39 @@ def test_latents_of_another_target_are_refused() -> None:
     other = Latents(train.values, train.ids, "elsewhere", "true")
     with pytest.raises(InputError, match="expected one target space"):
         score_retrieval([predicted], other, gallery, SETTINGS)
+
+
+def test_images_of_one_concept_are_resampled_together() -> None:
+    predicted, train, gallery = make_world(2.0)
+    concepts = np.repeat([f"concept{k}" for k in range(N // 10)], 10)
+    settings = replace(SETTINGS, unit="concept", units=concepts)
+    ours = find(
+        score_retrieval([predicted], train, gallery, settings).scores, metric=TOP1, gallery=10, **PLAIN
+    )
+    plain = find(
+        score_retrieval([predicted], train, gallery, SETTINGS).scores, metric=TOP1, gallery=10, **PLAIN
+    )
+    assert (ours.value, ours.ci_over, plain.ci_over) == (plain.value, "concept", "image")
+    values = retrieval_values(
+        similarity(
+            predicted.test.mean_by_stimulus().select(gallery.ids).flat,
+            gallery.flat,
+            "cosine-centred",
+            TrainingReference(predicted=predicted.train.flat, true=train.flat),
+        ),
+        np.arange(N),
+        "brain_to_image",
+        gallery_size=10,
+    )[TOP1]
+    expected = bootstrap_mean(values, concepts, seed=SETTINGS.seed, n_resamples=SETTINGS.n_bootstrap)
+    assert (ours.ci_low, ours.ci_high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_brief_table_too_is_given_without_near_duplicates() -> None:
+    predicted, train, gallery = make_world()
+    similar = frozenset(gallery.ids[:7])
+    scores = score_retrieval(
+        [predicted], train, gallery, replace(SETTINGS, brief=True, near_duplicates=similar)
+    ).scores
+    row = find(scores, metric=TOP1, gallery=10, **{**PLAIN, "candidates": "no-near-duplicates"})
+    assert row.n == N - 7

@@ -53,6 +53,13 @@ class PermutationTest:
         """Mean of the null, the chance level wherever none is known analytically."""
         return float(self.null.mean())
 
+    @property
+    def correction(self) -> str:
+        """What is said beside the p-value: nothing was corrected, and how few permutations there are, if so."""
+        if self.n_distinct > len(self.null):
+            return "uncorrected"
+        return f"uncorrected, {self.n_distinct} distinct permutations"
+
 
 def permutation_p(observed: float, null: ArrayLike, *, tail: Tail = "greater") -> float:
     """Return (1 + #{null >= observed}) / (1 + m), or with <= for scores where less is better.

@@ -318,11 +318,17 @@ def _control_sentences(results: Results) -> list[str]:
 
 
 def _pixel_sentences(results: Results) -> list[str]:
-    """Return the headline in words where nothing is retrieved."""
-    if pick(results, "retrieval_brain_to_image_top1", model=results.primary) is not None:
-        return []
+    """Return how reconstructions compare with those of the baseline; pixels are headlines where nothing is retrieved."""
+    retrieves = pick(results, "retrieval_brain_to_image_top1", model=results.primary) is not None
     sentences, parts = [], []
     row = pick(results, "identification", model=results.primary)
+    if row is not None and retrieves:
+        sentences.append(
+            f"Its reconstructions tell the seen image from another one in {quantity(row['metric'], row['value'])} of "
+            f"pairs{_against_baseline(results, row)}."
+        )
+    if retrieves:
+        return sentences
     if row is not None:
         chance = "" if missing(row["chance"]) else f" (chance {quantity(row['metric'], row['chance'])})"
         seen = quantity(row["metric"], row["value"])

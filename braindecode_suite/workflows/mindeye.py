@@ -138,6 +138,7 @@ class MindEyeWorkflow:
             seed=job.seed,
             ceilings=oracle.retrieval,
             near_duplicates=similar,
+            **resampling_units(study, gallery.ids),
         )
         with steps.block("score retrieval"):
             models = [*deep, baseline, *shuffled]
@@ -155,8 +156,9 @@ class MindEyeWorkflow:
         if isinstance(generator, str):
             steps.skip("reconstruct", generator)
         else:
+            made = [deep[0], baseline, *shuffled]
             drawn = self._reconstruct(
-                steps, prepared, targets, generator, [deep[0], baseline, *shuffled], ids, oracle, results
+                steps, prepared, targets, generator, made, ids, oracle, similar, results
             )
         self._keep(results, study, prepared, targets, models, gallery, ids)
         results.facts = self._facts(
@@ -420,6 +422,7 @@ class MindEyeWorkflow:
             self._fit_baseline(steps, prepared, only, where),
         ]
         train_true, gallery = self._true(steps, prepared, targets["retrieval"])
+        card, similar = self._leakage(steps, study, split)
         settings = Settings(
             subject=self.job.subject,
             split=split.protocol,
@@ -427,12 +430,14 @@ class MindEyeWorkflow:
             n_bootstrap=config.n_bootstrap,
             n_permutations=config.n_permutations,
             seed=self.job.seed,
+            near_duplicates=similar,
+            **resampling_units(study, gallery.ids),
             brief=True,
         )
         with steps.block(f"score retrieval{where}"):
             found = score_retrieval([model.predicted for model in models], train_true, gallery, settings)
         results.scores += found.scores
-        return self._leakage(steps, study, split)[0]
+        return card
 
     def _images_to_draw(self, gallery: Latents) -> np.ndarray:
         ids = np.asarray(gallery.ids)
@@ -454,6 +459,7 @@ class MindEyeWorkflow:
         models: Sequence[Fitted],
         ids: np.ndarray,
         oracle: Ceilings,
+        similar: frozenset[str],
         results: SubjectResults,
     ) -> dict[str, Any]:
         config, job = self.config, self.job
@@ -490,6 +496,8 @@ class MindEyeWorkflow:
                 ceiling=float(np.mean([oracle.identification[i] for i in ids]))
                 if oracle.identification
                 else None,
+                near_duplicates=np.array([i in similar for i in ids]),
+                **resampling_units(prepared.study, ids),
                 n_bootstrap=config.n_bootstrap,
                 n_permutations=config.n_permutations,
                 seed=job.seed,
@@ -644,6 +652,15 @@ class MindEyeWorkflow:
             "citations": citations,
             "notes": notes,
         }
+
+
+def resampling_units(study: Study, ids: np.ndarray) -> dict[str, Any]:
+    """Return ``unit`` and ``units`` for the intervals: concepts where several of the images share one, images otherwise."""
+    if "concept" not in study.trials.columns:
+        return {}
+    concept = study.trials.drop_duplicates("stimulus_id").set_index("stimulus_id")["concept"]
+    units = concept.reindex(list(ids)).to_numpy(dtype=object).astype(str)
+    return {} if len(set(units)) == len(units) else {"unit": "concept", "units": units}
 
 
 def oracle_facts(oracle: Ceilings) -> dict[str, Any] | None:

@@ -94,6 +94,10 @@ class ReconstructionSettings:
     n_repeats : float
     ceiling : float or None
         The oracle's identification among matched distractors.
+    near_duplicates : array of bool of shape (images,) or None
+        Which test images look like a training image.
+    unit, units : str, array of shape (images,) or None
+        What intervals resample: images, or the concept of each where several share one.
     n_bootstrap, n_permutations, seed : int
     """
 
@@ -106,6 +110,9 @@ class ReconstructionSettings:
     published: bool = True
     n_repeats: float = 1.0
     ceiling: float | None = None
+    near_duplicates: np.ndarray | None = None
+    unit: str = "image"
+    units: np.ndarray | None = None
     n_bootstrap: int = 2000
     n_permutations: int = 1000
     seed: int = 0
@@ -226,7 +233,7 @@ def _base(one: ReconstructionSet, n: int, settings: ReconstructionSettings) -> S
         subject=settings.subject,
         metric="",
         value=float("nan"),
-        ci_over="image",
+        ci_over=settings.unit,
         n=n,
         n_repeats=settings.n_repeats,
         n_subjects=1,
@@ -242,14 +249,38 @@ def _base(one: ReconstructionSet, n: int, settings: ReconstructionSettings) -> S
 
 
 def _plain(base: Score, values: np.ndarray, settings: ReconstructionSettings, **changed: Any) -> Score:
-    interval = bootstrap_mean(values, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    interval = bootstrap_mean(values, settings.units, seed=settings.seed, n_resamples=settings.n_bootstrap)
     return replace(base, value=interval.value, ci_low=interval.low, ci_high=interval.high, **changed)
+
+
+def _without_duplicates(row: Score, values: np.ndarray, settings: ReconstructionSettings) -> list[Score]:
+    """Return the row again over the images that look like no training image, where there are both kinds."""
+    similar = settings.near_duplicates
+    if similar is None or similar.all() or not similar.any():
+        return []
+    units = None if settings.units is None else settings.units[~similar]
+    interval = bootstrap_mean(values[~similar], units, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    return [
+        replace(
+            row,
+            n=int((~similar).sum()),
+            candidates="no-near-duplicates",
+            value=interval.value,
+            ci_low=interval.low,
+            ci_high=interval.high,
+            p_value=None,
+            p_correction="",
+            ceiling=None,
+        )
+    ]
 
 
 def _difference(
     base: Score, first: np.ndarray, second: np.ndarray, settings: ReconstructionSettings, **changed: Any
 ) -> Score:
-    interval = paired_difference(first, second, seed=settings.seed, n_resamples=settings.n_bootstrap)
+    interval = paired_difference(
+        first, second, settings.units, seed=settings.seed, n_resamples=settings.n_bootstrap
+    )
     return replace(base, value=interval.value, ci_low=interval.low, ci_high=interval.high, **changed)
 
 
@@ -288,8 +319,10 @@ def _pixels(
             if one.control == "brain" and affordable[metric]:
                 pairs = _pairs(pairs_of, truth, recon, settings.protocol)
                 test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations)
-                row = replace(row, chance=test.chance, p_value=test.p_value, p_correction="uncorrected")
+                row = replace(row, chance=test.chance, p_value=test.p_value, p_correction=test.correction)
             found.scores.append(row)
+            if one.control == "brain":
+                found.scores += _without_duplicates(row, values, settings)
     for one in sets:
         if one.control == "brain":
             _pixel_differences(found, one, sets, len(truth), settings)
@@ -377,8 +410,10 @@ def _identification(
             if one.control == "brain":
                 test = permute_images(pairs[name], seed=settings.seed, n_permutations=settings.n_permutations)
                 ceiling = settings.ceiling if name == "matched" else None
-                row = replace(row, p_value=test.p_value, p_correction="uncorrected", ceiling=ceiling)
+                row = replace(row, p_value=test.p_value, p_correction=test.correction, ceiling=ceiling)
             found.scores.append(row)
+            if one.control == "brain" and name == ("all" if candidates is None else "matched"):
+                found.scores += _without_duplicates(row, per_image, settings)
     _identification_differences(found, scored, values, len(truth), scorer, settings)
 
 

@@ -73,6 +73,8 @@ class Settings:
         The oracle's top-1, where there is one.
     near_duplicates : frozenset of str
         Test images that look like a training image.
+    unit, units : str, array of shape (gallery,) or None
+        What intervals resample: images, or the concept of each gallery image where several share one.
     brief : bool
         Centred top-1 only (second protocols).
     """
@@ -85,6 +87,8 @@ class Settings:
     seed: int = 0
     ceilings: Mapping[tuple[str, int], float] = field(default_factory=dict)
     near_duplicates: frozenset[str] = frozenset()
+    unit: str = "image"
+    units: np.ndarray | None = None
     brief: bool = False
 
 
@@ -174,7 +178,7 @@ def _base(seeds: Sequence[_Queries], settings: Settings) -> Score:
         subject=settings.subject,
         metric="",
         value=float("nan"),
-        ci_over="image",
+        ci_over=settings.unit,
         n=one.size,
         n_repeats=one.n_repeats,
         n_subjects=1,
@@ -189,8 +193,9 @@ def _base(seeds: Sequence[_Queries], settings: Settings) -> Score:
     )
 
 
-def _interval(values: np.ndarray, settings: Settings) -> dict[str, Any]:
-    found = bootstrap_mean(values, seed=settings.seed, n_resamples=settings.n_bootstrap)
+def _interval(values: np.ndarray, settings: Settings, keep: np.ndarray | None = None) -> dict[str, Any]:
+    units = settings.units if settings.units is None or keep is None else settings.units[keep]
+    found = bootstrap_mean(values, units, seed=settings.seed, n_resamples=settings.n_bootstrap)
     return {"value": found.value, "ci_low": found.low, "ci_high": found.high}
 
 
@@ -204,10 +209,10 @@ def _score_model(found: RetrievalScores, seeds: Sequence[_Queries], settings: Se
                 _score_gallery(found, seeds, replace(base, scorer=how), direction, size, settings)
         if how == HEADLINE_SCORER:
             found.scores.append(_median_rank(seeds, base, settings))
+    _score_without_duplicates(found, seeds, base, settings)
     if not settings.brief:
         _score_seeds(found, seeds, base, settings)
         _score_single(found, seeds, base, settings)
-        _score_without_duplicates(found, seeds, base, settings)
 
 
 def _score_gallery(
@@ -234,7 +239,7 @@ def _score_gallery(
             test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations)
             known = how == HEADLINE_SCORER and base.control == "brain"
             ceiling = settings.ceilings.get((direction, gallery)) if known else None
-            score = replace(score, p_value=test.p_value, p_correction="uncorrected", ceiling=ceiling)
+            score = replace(score, p_value=test.p_value, p_correction=test.correction, ceiling=ceiling)
             if how == HEADLINE_SCORER and direction == BRAIN_TO_IMAGE and base.control == "brain":
                 low, high = np.quantile(test.null, [0.025, 0.975])
                 found.scores.append(
@@ -262,6 +267,7 @@ def _median_rank(seeds: Sequence[_Queries], base: Score, settings: Settings) -> 
     interval = bootstrap_statistic(
         np.stack([of(queries) for queries in seeds]),
         lambda drawn: float(np.median(drawn)),
+        settings.units,
         seed=settings.seed,
         n_resamples=min(settings.n_bootstrap, 1000),
     )
@@ -284,7 +290,7 @@ def _median_rank(seeds: Sequence[_Queries], base: Score, settings: Settings) -> 
         ci_high=interval.high,
         chance=0.5,
         p_value=test.p_value,
-        p_correction="uncorrected",
+        p_correction=test.correction,
     )
 
 
@@ -316,6 +322,7 @@ def _score_single(found: RetrievalScores, seeds: Sequence[_Queries], base: Score
     if one.n_repeats <= 1:
         return
     metric = "retrieval_brain_to_image_top1"
+    trial_units = one.single_truth if settings.units is None else settings.units[one.single_truth]
     for size in _sizes(one.size, settings):
         gallery = size or one.size
         values = np.stack(
@@ -325,7 +332,7 @@ def _score_single(found: RetrievalScores, seeds: Sequence[_Queries], base: Score
             ]
         )
         interval = bootstrap_mean(
-            values, units=one.single_truth, seed=settings.seed, n_resamples=settings.n_bootstrap
+            values, units=trial_units, seed=settings.seed, n_resamples=settings.n_bootstrap
         )
         pairs = np.mean([retrieval_pairs(q.single, BRAIN_TO_IMAGE, gallery_size=size) for q in seeds], axis=0)
         test = permute_images(
@@ -343,7 +350,7 @@ def _score_single(found: RetrievalScores, seeds: Sequence[_Queries], base: Score
                 ci_high=interval.high,
                 chance=chance_top_k(gallery),
                 p_value=test.p_value,
-                p_correction="uncorrected",
+                p_correction=test.correction,
             )
         )
 
@@ -368,7 +375,7 @@ def _score_without_duplicates(
                 n=int(keep.sum()),
                 candidates="no-near-duplicates",
                 chance=chance_top_k(gallery),
-                **_interval(values, settings),
+                **_interval(values, settings, keep),
             )
         )
 
@@ -388,7 +395,9 @@ def _compare(
                     np.stack([queries.values(how, direction, size)[metric] for queries in seeds])
                     for seeds in (first, other)
                 )
-                interval = paired_difference(a, b, seed=settings.seed, n_resamples=settings.n_bootstrap)
+                interval = paired_difference(
+                    a, b, settings.units, seed=settings.seed, n_resamples=settings.n_bootstrap
+                )
                 found.scores.append(
                     replace(
                         base,
