@@ -32,6 +32,15 @@ class Responses(Protocol):
 
 
 @runtime_checkable
+class TunableResponses(Responses, Protocol):
+    """Responses with a choice left open that only training rows may make (the haemodynamic response of each voxel)."""
+
+    def tuned(self, trials: pd.DataFrame, train_rows: np.ndarray) -> Responses:
+        """Return the same rows with the choice made on `train_rows` only."""
+        ...
+
+
+@runtime_checkable
 class Stimuli(Protocol):
     """What was shown, by the dataset's own ids (always ``str``; NSD: the 0-based 73k id).
 
@@ -157,8 +166,14 @@ class Study:
         return self.recipe.apply(values, self.trials.iloc[rows])
 
     def prepared(self, recipe: Recipe, train_rows: np.ndarray) -> Study:
-        """Return the same study, read through `recipe` fitted on `train_rows` only."""
-        return replace(self, recipe=recipe.fit(self.responses, self.trials, train_rows))
+        """Return the same study, read through `recipe` fitted on `train_rows` only.
+
+        Responses that are tunable are tuned first, on the same rows.
+        """
+        responses = self.responses
+        if isinstance(responses, TunableResponses):
+            responses = responses.tuned(self.trials, train_rows)
+        return replace(self, responses=responses, recipe=recipe.fit(responses, self.trials, train_rows))
 
 
 @dataclass(frozen=True, eq=False)
