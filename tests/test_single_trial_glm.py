@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from nilearn.glm.first_level import FirstLevelModel, make_first_level_design_matrix
+from nilearn.glm.first_level import FirstLevelModel, compute_regressor, make_first_level_design_matrix
 from numpy.testing import assert_allclose
 
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.learning.hrf import PEAKS, double_gamma, sampled
+from braindecode_suite.learning.hrf import PEAKS, boxcar_response, double_gamma
 from braindecode_suite.learning.single_trial_glm import (
     choose_response,
     estimate_responses,
@@ -151,6 +151,17 @@ def test_the_family_peaks_where_it_says_and_sums_to_one():
         assert abs(times[np.argmax(response)] - peak) < 0.2
         assert response.sum() == pytest.approx(1)
         assert response.min() < 0  # the undershoot
-    assert len(sampled(5.0)(2.0, 16)) == 256
     with pytest.raises(InputError, match="seconds above 0"):
         double_gamma(times, 0)
+
+
+@pytest.mark.parametrize("duration", [0.5, 3.0])
+def test_the_response_to_a_boxcar_is_nilearns_convolution(duration):
+    def response(t_r, oversampling=50):
+        return double_gamma(np.arange(0, 60, t_r / oversampling), 5.5)
+
+    times = np.arange(40) * 1.0
+    theirs, _ = compute_regressor(([7.0], [duration], [1.0]), response, times, oversampling=100)
+    assert_allclose(boxcar_response(times - 7.0, duration, 5.5), theirs[:, 0], atol=0.015 * theirs.max())
+    with pytest.raises(InputError, match="`duration`: expected seconds above 0"):
+        boxcar_response(times, 0, 5.5)

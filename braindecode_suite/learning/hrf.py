@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -12,7 +10,6 @@ from braindecode_suite.core.errors import InputError
 
 PEAKS = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0)
 """Seconds to the peak of each response in the library; ours, spanning what is reported over visual cortex."""
-LENGTH = 32.0
 DISPERSION = 0.9
 UNDERSHOOT_LAG = 6.0
 UNDERSHOOT_SHARE = 0.35
@@ -50,12 +47,31 @@ def double_gamma(times: NDArray[np.floating], peak: float) -> NDArray[np.float64
     return np.asarray(response / response.sum())
 
 
-def sampled(peak: float) -> Callable[[float, int], NDArray[np.float64]]:
-    """Return the response with this peak as nilearn calls one: ``hrf(t_r, oversampling)``, samples over 32 s."""
+def boxcar_response(lags: NDArray[np.floating], duration: float, peak: float) -> NDArray[np.float64]:
+    """Return what an event of some length leaves in the signal `lags` seconds after its onset, in closed form.
 
-    def response(t_r: float, oversampling: int = 50) -> NDArray[np.float64]:
-        step = t_r / oversampling
-        return double_gamma(np.arange(0, LENGTH, step), peak)
+    The convolution of `double_gamma` (of unit area) with a boxcar of height 1 is a difference of its integral:
+    ``H(t) - H(t - duration)``. A stimulus that never ends comes to 1, as with nilearn's regressors.
 
-    response.__name__ = f"peak_{peak:g}s"
-    return response
+    Parameters
+    ----------
+    lags : array
+        Seconds after the onset; 0 before it.
+    duration : float
+        Seconds, above 0.
+    peak : float
+        Seconds to the peak of the response to an impulse.
+
+    Returns
+    -------
+    array of the shape of `lags`
+    """
+    if duration <= 0:
+        raise InputError("`duration`", expected="seconds above 0", found=str(duration))
+    return _integral(lags, peak) - _integral(lags - duration, peak)
+
+
+def _integral(times: NDArray[np.floating], peak: float) -> NDArray[np.float64]:
+    rise = stats.gamma.cdf(times, peak / DISPERSION + 1, scale=DISPERSION)
+    fall = stats.gamma.cdf(times, (peak + UNDERSHOOT_LAG) / DISPERSION + 1, scale=DISPERSION)
+    return np.asarray((rise - UNDERSHOOT_SHARE * fall) / (1 - UNDERSHOOT_SHARE))
