@@ -18,8 +18,13 @@ from braindecode_suite.core.spaces import Space
 from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
+from tests.release_writers import write_bold5000
 
 SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+LABELS = {"bold5000": "CSI1"}
+"""Datasets whose first subject is not called ``01``."""
 
 
 def write_table(folder: Path) -> Path:
@@ -44,6 +49,9 @@ def find_folder(simulated_folder, tmp_path_factory) -> Callable[[str], Path]:
         "table": table,
         "digits69": SHARED_DATA / "digits69",
     }
+    for name, write in {"bold5000": write_bold5000}.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        write(folders[name])
 
     def find(name: str) -> Path:
         if not folders[name].is_dir():
@@ -64,8 +72,13 @@ def dataset(name) -> Dataset:
 
 
 @pytest.fixture
-def study(name, dataset, find_folder, tmp_path):
-    return dataset.open(find_folder(name), "01", tmp_path / "work")
+def label(name) -> str:
+    return LABELS.get(name, "01")
+
+
+@pytest.fixture
+def study(name, label, dataset, find_folder, tmp_path):
+    return dataset.open(find_folder(name), label, tmp_path / "work")
 
 
 def test_the_entry_is_a_dataset_with_a_card(name, dataset):
@@ -81,24 +94,24 @@ def test_the_entry_is_a_dataset_with_a_card(name, dataset):
     assert isinstance(dataset, SimulatedDataset) == card.simulated
 
 
-def test_the_folder_has_subject_01_and_passes_the_check(name, dataset, find_folder):
+def test_the_folder_has_its_subject_and_passes_the_check(name, label, dataset, find_folder):
     folder = find_folder(name)
-    assert "01" in dataset.subjects(folder)
+    assert label in dataset.subjects(folder)
     lines = dataset.check(folder)
     assert lines
     assert {line.status for line in lines} <= {"ok", "optional-missing"}
 
 
-def test_an_empty_folder_has_no_subject_and_fails_the_check(dataset, tmp_path):
+def test_an_empty_folder_has_no_subject_and_fails_the_check(label, dataset, tmp_path):
     assert dataset.subjects(tmp_path) == []
     assert {"missing", "bad"} & {line.status for line in dataset.check(tmp_path)}
     with pytest.raises(InputError, match="expected"):
-        dataset.open(tmp_path, "01", tmp_path)
+        dataset.open(tmp_path, label, tmp_path)
 
 
-def test_the_study_obeys_the_contracts(name, study):
+def test_the_study_obeys_the_contracts(name, label, study):
     assert study.dataset == name
-    assert study.subject == "01"
+    assert study.subject == label
     assert isinstance(study.responses, Responses)
     assert isinstance(study.stimuli, Stimuli)
     assert isinstance(study.space, Space)
@@ -144,19 +157,21 @@ def test_images_come_by_id_in_the_order_asked_for(study):
         study.stimuli.images(["no such image"])
 
 
-def test_fingerprints_and_spaces_name_the_same_thing_twice(name, dataset, study, find_folder, tmp_path):
-    again = dataset.open(find_folder(name), "01", tmp_path / "elsewhere")
+def test_fingerprints_and_spaces_name_the_same_thing_twice(
+    name, label, dataset, study, find_folder, tmp_path
+):
+    again = dataset.open(find_folder(name), label, tmp_path / "elsewhere")
     assert again.stimuli.fingerprint == study.stimuli.fingerprint
     assert again.space.describe() == study.space.describe()
     pd.testing.assert_frame_equal(again.trials, study.trials)
 
 
-def test_unknown_subjects_and_options_are_refused(name, dataset, find_folder, tmp_path):
+def test_unknown_subjects_and_options_are_refused(name, label, dataset, find_folder, tmp_path):
     folder = find_folder(name)
     with pytest.raises(InputError, match="subject"):
         dataset.open(folder, "77", tmp_path)
     with pytest.raises(InputError, match="no_such_option"):
-        dataset.open(folder, "01", tmp_path, no_such_option=1)
+        dataset.open(folder, label, tmp_path, no_such_option=1)
 
 
 def test_every_protocol_of_the_card_splits_the_study(name, dataset, study):

@@ -8,6 +8,7 @@ DATASETS = Registry(
         "simulated-nsd": "braindecode_suite.datasets.simulated_nsd:SIMULATED_NSD",
         "nsd": "braindecode_suite.datasets.nsd:NSD",
         "digits69": "braindecode_suite.datasets.digits69:DIGITS69",
+        "bold5000": "braindecode_suite.datasets.bold5000:BOLD5000_DATASET",
         "table": "braindecode_suite.datasets.table:TABLE",
     },
 )
@@ -19,6 +20,7 @@ PROTOCOLS = Registry(
         "nsd-982": "braindecode_suite.datasets.protocols:nsd_982",
         "nsd-shared515": "braindecode_suite.datasets.protocols:nsd_shared515",
         "nsd-cluster-disjoint": "braindecode_suite.datasets.protocols:nsd_cluster_disjoint",
+        "bold5000-repeats": "braindecode_suite.datasets.protocols_releases:bold5000_repeats",
         "digits69-10x10fold": "braindecode_suite.datasets.digits69:ten_by_ten_fold",
         "digits69-published": "braindecode_suite.datasets.digits69:published_split",
         "random-by-image": "braindecode_suite.datasets.protocols:random_by_image",
