@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.io import savemat
 
 BOLD5000_GRID = (6, 5, 4)
 BOLD5000_AFFINE = np.array([[-2.0, 0, 0, 70], [0, 2, 0, -90], [0, 0, 2, -60], [0, 0, 0, 1]])
@@ -90,3 +92,104 @@ def write_bold5000(
             place = root / "BOLD5000_Stimuli" / "Scene_Stimuli" / "Presented_Stimuli"
             write_image(place / folders[bold5000_source(name)] / name, rng)
     return order
+
+
+GOD_TRAINING = [f"n0{1440000 + 7 * c}_{100 * c + k + 1}" for c in range(12) for k in range(4)]
+GOD_TEST = [f"n0{2500000 + 11 * c}_{9 * c + 5}" for c in range(6)]
+GOD_RUNS = {"perceptionTraining": 2, "perceptionTest": 5, "imageryTest": 2}
+
+
+def god_number(name: str) -> float:
+    """Return the lab's number of a stimulus: the digits of the synset, a point, six digits of the image."""
+    synset, _, image = name[1:].partition("_")
+    return float(f"{int(synset)}.{int(image or 0):06d}")
+
+
+def god_order(rng: np.random.Generator) -> list[tuple[str, int, str]]:
+    """Return session kind, run and stimulus of every trial, with one one-back repeat in each perception run."""
+    order = []
+    halves = np.split(rng.permutation(GOD_TRAINING), 2)
+    imagined = [name.partition("_")[0] for name in GOD_TEST]
+    for kind, n_runs in GOD_RUNS.items():
+        for run in range(1, n_runs + 1):
+            if kind == "perceptionTraining":
+                names = list(halves[run - 1])
+            else:
+                names = list(rng.permutation(GOD_TEST if kind == "perceptionTest" else imagined))
+            if kind != "imageryTest":
+                names.insert(3, names[2])
+            order += [(kind, run, str(name)) for name in names]
+    return order
+
+
+def write_god_events(root: Path, order: list[tuple[str, int, str]], subject: str = "01") -> None:
+    for (kind, run), rows in pd.DataFrame(order, columns=["kind", "run", "name"]).groupby(
+        ["kind", "run"], sort=False
+    ):
+        imagery = kind == "imageryTest"
+        task = "imagery" if imagery else "perception"
+        name = "category_name" if imagery else "stimulus_name"
+        events = [[0, 33, 1, "rest", "n/a", "n/a", "n/a"]]
+        for trial, stimulus in enumerate(rows["name"]):
+            start = 33 + (24 if imagery else 9) * trial
+            if imagery:
+                events.append([start, 3, trial + 2, "cue", stimulus, "n/a", "4.0"])
+                events.append([start + 3, 15, trial + 2, "imagery", stimulus, "n/a", "4.0"])
+            else:
+                events.append([start, 9, trial + 2, "stimulus", stimulus, "n/a", "n/a"])
+        columns = ["onset", "duration", "trial_no", "event_type", name, "response_time", "evaluation"]
+        folder = root / f"sub-{subject}" / f"ses-{kind}01" / "func"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"sub-{subject}_ses-{kind}01_task-{task}_run-{run:02d}_events.tsv"
+        pd.DataFrame(events, columns=columns).to_csv(path, sep="\t", index=False)
+
+
+def god_bdata(
+    order: list[tuple[str, int, str]], rng: np.random.Generator
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Return matrix, keys and values of a BData file: 4 labels before 20 voxels, of which one is on no region."""
+    n_voxels, labels = 20, ["DataType", "Session", "Run", "stimulus_id"]
+    grid = np.argwhere(np.ones((5, 4, 2)))[rng.permutation(40)[:n_voxels]]
+    points = grid * 3.0 + [-40.5, -90.0, 2.5]
+    kinds = {"perceptionTraining": 1, "perceptionTest": 2, "imageryTest": 3}
+    matrix = np.zeros((len(order), len(labels) + n_voxels))
+    matrix[:, 0] = [kinds[kind] for kind, _, _ in order]
+    matrix[:, 1] = 1
+    matrix[:, 2] = [run for _, run, _ in order]
+    matrix[:, 3] = [god_number(name) for _, _, name in order]
+    matrix[:, 4:] = rng.normal(size=(len(order), n_voxels))
+    keys = ["VoxelData", *labels, "ROI_V1", "ROI_V2", "ROI_FFA", "voxel_x", "voxel_y", "voxel_z"]
+    values = np.full((len(keys), matrix.shape[1]), np.nan)
+    values[0, 4:] = 1
+    for k in range(len(labels)):
+        values[1 + k, k] = 1
+    values[5, 4:12], values[6, 10:16] = 1, 1  # V1 and V2 overlap, FFA is empty
+    values[8:, 4:] = points.T
+    return matrix, keys, values
+
+
+def write_bdata_h5(path: Path, matrix: np.ndarray, keys: list[str], values: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["dataset"] = matrix
+        file["metadata/key"] = np.array(keys, dtype="S")
+        file["metadata/description"] = np.array(["made for a test"] * len(keys), dtype="S")
+        file["metadata/value"] = values
+
+
+def write_bdata_mat(path: Path, matrix: np.ndarray, keys: list[str], values: np.ndarray) -> None:
+    cells = np.empty((1, len(keys)), dtype=object)
+    cells[0] = keys
+    savemat(path, {"dataSet": matrix, "metaData": {"key": cells, "value": values, "description": cells}})
+
+
+def write_god(root: Path, *, responses: bool = True, seed: int = 0) -> None:
+    """Write the events of subject 01, its BData file and the images."""
+    rng = np.random.default_rng(seed)
+    order = god_order(rng)
+    write_god_events(root, order)
+    if responses:
+        write_bdata_h5(root / "Subject1.h5", *god_bdata(order, rng))
+    for name in GOD_TRAINING:
+        write_image(root / "images" / "training" / f"{name}.JPEG", rng)
+    for name in GOD_TEST:
+        write_image(root / "images" / "test" / f"{name}.JPEG", rng)

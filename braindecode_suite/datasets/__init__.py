@@ -9,6 +9,7 @@ DATASETS = Registry(
         "nsd": "braindecode_suite.datasets.nsd:NSD",
         "digits69": "braindecode_suite.datasets.digits69:DIGITS69",
         "bold5000": "braindecode_suite.datasets.bold5000:BOLD5000_DATASET",
+        "god": "braindecode_suite.datasets.god:GOD_DATASET",
         "table": "braindecode_suite.datasets.table:TABLE",
     },
 )
@@ -21,6 +22,8 @@ PROTOCOLS = Registry(
         "nsd-shared515": "braindecode_suite.datasets.protocols:nsd_shared515",
         "nsd-cluster-disjoint": "braindecode_suite.datasets.protocols:nsd_cluster_disjoint",
         "bold5000-repeats": "braindecode_suite.datasets.protocols_releases:bold5000_repeats",
+        "god-test50": "braindecode_suite.datasets.protocols_releases:god_test50",
+        "god-imagery": "braindecode_suite.datasets.protocols_releases:god_imagery",
         "digits69-10x10fold": "braindecode_suite.datasets.digits69:ten_by_ten_fold",
         "digits69-published": "braindecode_suite.datasets.digits69:published_split",
         "random-by-image": "braindecode_suite.datasets.protocols:random_by_image",

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import VectorsOf
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.protocols import _by_test_rows, _column, _isin
+from braindecode_suite.datasets.protocols import (
+    VALIDATION_SHARE,
+    _by_test_rows,
+    _column,
+    _draw,
+    _isin,
+    _split,
+)
 
 
 def bold5000_repeats(
@@ -21,3 +31,39 @@ def bold5000_repeats(
     repeated = {i for s in studies for i in s.stimulus_ids[_column(s, "repeated").astype(bool)]}
     test = [_isin(study, repeated) for study in studies]
     return [_by_test_rows("bold5000-repeats", studies, test, [~rows for rows in test], seed)]
+
+
+def god_test50(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Train on the 1,200 training images, test on the seen test images, whose categories are absent from training.
+
+    Validation holds a tenth of the training categories, whole; imagery is in no part.
+    """
+    return [_by_kind("god-test50", studies, "test", seed)]
+
+
+def god_imagery(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """From perception to imagery: train on the 1,200 training images seen, test on the categories imagined.
+
+    Seen test images are in no part. An imagined category has no picture: its target is the test image of the category.
+    """
+    note = "an imagined category is scored against the test image of that category: no picture was before the eyes"
+    return [_by_kind("god-imagery", studies, "imagery", seed, note)]
+
+
+def _by_kind(name: str, studies: Sequence[Study], kind: str, seed: int, *notes: str) -> Split:
+    """Hold out whole categories for validation; everything but train and validation is apart, sessions too."""
+    kinds = [_column(study, "kind") for study in studies]
+    concepts = [_column(study, "concept") for study in studies]
+    test = [k == kind for k in kinds]
+    if not any(rows.any() for rows in test):
+        raise InputError(f"protocol {name!r}", expected=f"trials of kind {kind}", found="none")
+    known = {c for k, names in zip(kinds, concepts, strict=True) for c in names[k == "training"]}
+    held_out = list(_draw(known, VALIDATION_SHARE, seed, "validation"))
+    validation = [(k == "training") & np.isin(c, held_out) for k, c in zip(kinds, concepts, strict=True)]
+    train = [(k == "training") & ~v for k, v in zip(kinds, validation, strict=True)]
+    disjoint = frozenset({"stimulus", "concept", "session", "run"})
+    return _split(name, studies, train, validation, test, disjoint, notes=notes)
