@@ -10,6 +10,7 @@ DATASETS = Registry(
         "digits69": "braindecode_suite.datasets.digits69:DIGITS69",
         "bold5000": "braindecode_suite.datasets.bold5000:BOLD5000_DATASET",
         "god": "braindecode_suite.datasets.god:GOD_DATASET",
+        "haxby": "braindecode_suite.datasets.haxby:HAXBY",
         "table": "braindecode_suite.datasets.table:TABLE",
     },
 )

@@ -47,6 +47,7 @@ IMAGE_COLUMNS = [
     "identification",
     "source",
 ]
+PREDICTION_COLUMNS = ["example", "model", "fold", "run", "stimulus_id", "truth", "predicted"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +102,8 @@ class SubjectResults:
     retrieval : list of dict
         Rows of RETRIEVAL_COLUMNS.
     images : list of ResultImage
+    predictions : list of dict
+        Rows of PREDICTION_COLUMNS: the class of every tested example, true and predicted.
     history : list of dict
         One row a model, seed and epoch.
     maps : dict of str to array of shape (units,)
@@ -120,6 +123,7 @@ class SubjectResults:
     similarity: dict[str, np.ndarray] = field(default_factory=dict)
     retrieval: list[dict[str, Any]] = field(default_factory=list)
     images: list[ResultImage] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     space: Space | None = None
@@ -190,6 +194,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
     _write_arrays(path("latents.npz"), results.latents)
     _write_arrays(path("similarity.npz"), results.similarity)
     _write_table(path("retrieval.tsv"), results.retrieval, RETRIEVAL_COLUMNS)
+    if results.predictions:
+        _write_table(path("predictions.tsv"), results.predictions, PREDICTION_COLUMNS)
     history_columns = list(
         dict.fromkeys(["model", "seed", "epoch", *(k for row in results.history for k in row)])
     )
