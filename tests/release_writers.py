@@ -193,3 +193,61 @@ def write_god(root: Path, *, responses: bool = True, seed: int = 0) -> None:
         write_image(root / "images" / "training" / f"{name}.JPEG", rng)
     for name in GOD_TEST:
         write_image(root / "images" / "test" / f"{name}.JPEG", rng)
+
+
+ALGONAUTS_ROIS = {
+    "prf-visualrois": {0: "Unknown", 1: "V1v", 2: "V1d"},
+    "floc-bodies": {0: "Unknown", 1: "EBA", 2: "mTL-bodies"},
+    "floc-faces": {0: "Unknown", 1: "OFA"},
+    "floc-places": {0: "Unknown", 1: "OPA"},
+    "floc-words": {0: "Unknown", 1: "OWFA"},
+    "streams": {0: "Unknown", 1: "early", 2: "midventral"},
+}
+N_FSAVERAGE = 163842
+
+
+def write_algonauts(
+    root: Path,
+    *,
+    subject: str = "01",
+    counts: tuple[int, int] = (7, 9),
+    n_train: int = 50,
+    n_test: int = 8,
+    test: bool = True,
+    seed: int = 0,
+) -> None:
+    """Write one subject of the challenge: V1v and EBA overlap, mTL-bodies is empty."""
+    rng = np.random.default_rng(seed)
+    folder = root / f"subj{subject}"
+    nsd = rng.permutation(73000)[: n_train + n_test]
+    for part, name, some in (("train", "training", nsd[:n_train]), ("test", "test", nsd[n_train:])):
+        for k, number in enumerate(some, 1):
+            place = folder / f"{name}_split" / f"{name}_images"
+            write_image(place / f"{part}-{k:04d}_nsd-{number:05d}.png", rng, side=6)
+        if part == "test" and not test:
+            continue
+        (folder / f"{name}_split" / f"{name}_fmri").mkdir(parents=True, exist_ok=True)
+        for side, count in zip(("lh", "rh"), counts, strict=True):
+            values = rng.normal(size=(len(some), count)).astype(np.float32)
+            np.save(folder / f"{name}_split" / f"{name}_fmri" / f"{side}_{name}_fmri.npy", values)
+    masks = folder / "roi_masks"
+    masks.mkdir()
+    for side, count in zip(("lh", "rh"), counts, strict=True):
+        if test:
+            (folder / "test_split" / "noise_ceiling").mkdir(exist_ok=True)
+            np.save(
+                folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy",
+                rng.uniform(0, 0.9, count),
+            )
+        for name in ALGONAUTS_ROIS:
+            labels = np.zeros(count, np.int32)
+            labels[: count // 2] = 1
+            labels[count // 2 : count - 1] = (
+                0 if name == "floc-bodies" else 2 if 2 in ALGONAUTS_ROIS[name] else 0
+            )
+            np.save(masks / f"{side}.{name}_challenge_space.npy", labels)
+        vertices = np.zeros(N_FSAVERAGE, np.int32)
+        vertices[rng.permutation(N_FSAVERAGE)[:count]] = 1
+        np.save(masks / f"{side}.all-vertices_fsaverage_space.npy", vertices)
+    for name, mapping in ALGONAUTS_ROIS.items():
+        np.save(masks / f"mapping_{name}.npy", np.array(mapping), allow_pickle=True)

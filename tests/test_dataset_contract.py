@@ -19,7 +19,7 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from tests.haxby_files import write_haxby
-from tests.release_writers import write_bold5000, write_god
+from tests.release_writers import write_algonauts, write_bold5000, write_god
 
 SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -54,6 +54,7 @@ def find_folder(simulated_folder, tmp_path_factory) -> Callable[[str], Path]:
     writers: dict[str, Callable[[Path], object]] = {
         "bold5000": write_bold5000,
         "god": write_god,
+        "algonauts2023": write_algonauts,
         "haxby": write_haxby,
     }
     for name, write in writers.items():

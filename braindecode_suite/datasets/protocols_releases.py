@@ -67,3 +67,30 @@ def _by_kind(name: str, studies: Sequence[Study], kind: str, seed: int, *notes: 
     train = [(k == "training") & ~v for k, v in zip(kinds, validation, strict=True)]
     disjoint = frozenset({"stimulus", "concept", "session", "run"})
     return _split(name, studies, train, validation, test, disjoint, notes=notes)
+
+
+def algonauts2023(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """The challenge's own training and test images; the test responses must be there.
+
+    A tenth of the training images is drawn for validation. Test images come from each subject's last three sessions.
+    """
+    parts = [_column(study, "published") for study in studies]
+    test = [part == "test" for part in parts]
+    if not all(rows.any() for rows in test):
+        raise InputError(
+            "protocol 'algonauts2023'",
+            expected="the test responses (test_split/test_fmri)",
+            found="only the training part",
+            hint="the protocol random-by-image splits the training part",
+        )
+    notes = (
+        "as-released: z-scored by the authors over whole sessions before anything was split",
+        "the split is over time: test images are from each subject's last three sessions",
+    )
+    return [
+        _by_test_rows(
+            "algonauts2023", studies, test, [~rows for rows in test], seed, notes, interleaved=False
+        )
+    ]
