@@ -64,7 +64,7 @@ def confusion_matrix(truth: ArrayLike, predicted: ArrayLike, classes: Sequence[s
     check_shape("predicted", b, "rows", rows=len(a))
     place = {name: k for k, name in enumerate(classes)}
     counts = np.zeros((len(place), len(place)), np.int64)
-    for true, called in zip(a, b, strict=True):
+    for true, called in zip(a.tolist(), b.tolist(), strict=True):
         check_option("truth", true, place)
         check_option("predicted", called, place)
         counts[place[true], place[called]] += 1
