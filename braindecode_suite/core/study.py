@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.noise import noise_ceiling
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.spaces import Space
 
@@ -88,8 +89,7 @@ class Noise:
         n_repeats : array of shape (images,)
             Repeats averaged for each scored image.
         """
-        squared = np.square(self.ncsnr, dtype=np.float64)
-        return squared / (squared + np.mean(1.0 / np.asarray(n_repeats, float)))
+        return noise_ceiling(self.ncsnr, n_repeats)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
