@@ -251,3 +251,75 @@ def write_algonauts(
         np.save(masks / f"{side}.all-vertices_fsaverage_space.npy", vertices)
     for name, mapping in ALGONAUTS_ROIS.items():
         np.save(masks / f"mapping_{name}.npy", np.array(mapping), allow_pickle=True)
+
+
+THINGS_CONCEPTS = [f"thing_{k}" if k % 3 else f"thing{k}" for k in range(14)]
+THINGS_GRID = (6, 5, 4)
+THINGS_AFFINE = np.array([[2.0, 0, 0, -60], [0, 2, 0, -80], [0, 0, 2, -40], [0, 0, 0, 1]])
+
+
+def things_trials(n_sessions: int = 3) -> list[tuple[str, int, int, str]]:
+    """Return trial type, session, run and file name: four images a concept once, test images of three concepts each session."""
+    train = [f"{concept}_{k:02d}s.jpg" for concept in THINGS_CONCEPTS for k in range(1, 5)]
+    rows = []
+    for session in range(1, n_sessions + 1):
+        shown = [("train", name) for name in train[session - 1 :: n_sessions]]
+        shown[4:4] = [("test", f"{concept}_14s.jpg") for concept in THINGS_CONCEPTS[:3]]
+        rows += [(kind, session, 1 + 2 * k // len(shown), name) for k, (kind, name) in enumerate(shown)]
+    return rows
+
+
+def write_pandas_table(
+    path: Path, values: np.ndarray, ids: np.ndarray | None, *, names: str = "pickled"
+) -> None:
+    """Write what ``DataFrame.to_hdf`` writes of float columns 0, 1, ... after an integer column voxel_id."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("ResponseData")
+        group.attrs.update({"pandas_type": np.bytes_(b"frame"), "ndim": 2, "nblocks": 1 + (ids is not None)})
+        group["axis1"] = np.arange(len(values))
+        group["block0_values"] = values
+        if names == "pickled":
+            objects = h5py.vlen_dtype(np.uint8)
+            group.create_dataset("block0_items", (1,), dtype=objects)[0] = np.frombuffer(
+                b"never read", np.uint8
+            )
+        else:
+            group["block0_items"] = np.array([str(k) for k in range(values.shape[1])], dtype="S")
+        if ids is not None:
+            group["block1_values"] = ids[:, None]
+            group["block1_items"] = np.array(["voxel_id"], dtype="S")
+
+
+def write_things(
+    root: Path, *, subject: str = "01", responses: bool = True, images: bool = True, seed: int = 0
+) -> None:
+    """Write metadata, responses, brain mask and images of one subject; V1 and lFFA overlap, rPPA is empty."""
+    rng = np.random.default_rng(seed)
+    folder = root / "betas_csv"
+    folder.mkdir(parents=True)
+    trials = pd.DataFrame(things_trials(), columns=["trial_type", "session", "run", "stimulus"])
+    trials.insert(3, "subject_id", 1)
+    trials.insert(4, "trial_id", np.arange(len(trials)))
+    trials.to_csv(folder / f"sub-{subject}_StimulusMetadata.csv", index=False)
+    brain = rng.random(THINGS_GRID) > 0.3
+    indices = rng.permutation(np.argwhere(brain))
+    n_voxels = len(indices)
+    voxels = pd.DataFrame({"voxel_id": np.arange(n_voxels), "subject_id": 1})
+    voxels[["voxel_x", "voxel_y", "voxel_z"]] = indices
+    snr = rng.uniform(0, 0.4, n_voxels) ** 2
+    voxels["nc_singletrial"] = 100 * snr / (snr + 1)
+    voxels["nc_testset"] = 100 * snr / (snr + 1 / 3)
+    voxels["prf-size"] = rng.uniform(0, 5, n_voxels)
+    voxels["V1"] = (np.arange(n_voxels) < 12).astype(int)
+    voxels["lFFA"] = ((np.arange(n_voxels) >= 10) & (np.arange(n_voxels) < 20)).astype(int)
+    voxels["rPPA"] = 0
+    voxels.to_csv(folder / f"sub-{subject}_VoxelMetadata.csv", index=False)
+    if responses:
+        values = rng.normal(size=(n_voxels, len(trials)))
+        write_pandas_table(folder / f"sub-{subject}_ResponseData.h5", values, np.arange(n_voxels))
+        (root / "brainmasks").mkdir()
+        mask = nib.Nifti1Image(brain.astype(np.uint8), THINGS_AFFINE)
+        nib.save(mask, root / "brainmasks" / f"sub-{subject}_space-T1w_brainmask.nii.gz")
+    if images:
+        for name in trials["stimulus"].unique():
+            write_image(root / "object_images" / name.rpartition("_")[0] / name, rng, side=8)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.datasets.algonauts2023 import ALGONAUTS2023
 from braindecode_suite.datasets.protocols_releases import algonauts2023
 from tests.release_writers import write_algonauts
@@ -71,6 +72,28 @@ def test_regions_may_overlap_and_be_empty(made, tmp_path):
     assert not rois["mTL-bodies"].any()
     assert "Unknown" not in rois
     assert any("without a vertex in this subject: mTL-bodies" in w for w in study.provenance["warnings"])
+
+
+def test_values_go_back_to_fsaverage_left_vertices_first(made, tmp_path):
+    study = ALGONAUTS2023.open(made, "01", tmp_path)
+    values = study.read(np.array([3]))[0]
+    images = study.space.inverse_transform(values)
+    first = 0
+    for side, name in (("left", "lh"), ("right", "rh")):
+        places = np.flatnonzero(np.load(made / f"subj01/roi_masks/{name}.all-vertices_fsaverage_space.npy"))
+        whole = images[side].darrays[0].data
+        assert whole.shape == (163842,)
+        np.testing.assert_array_equal(whole[places], values[first : first + len(places)])
+        assert np.isnan(np.delete(whole, places)).all()
+        first += len(places)
+    assert first == study.n_units
+
+
+def test_vertices_whose_place_is_not_known_have_no_brain_map(copy, tmp_path):
+    (copy / "subj01/roi_masks/rh.all-vertices_fsaverage_space.npy").unlink()
+    study = ALGONAUTS2023.open(copy, "01", tmp_path)
+    assert isinstance(study.space, UnitSpace)
+    assert any("no brain map" in warning for warning in study.provenance["warnings"])
 
 
 def test_the_released_ceiling_is_that_of_one_row(made, tmp_path):
@@ -183,6 +206,11 @@ def wrong_place(folder: Path) -> None:
     np.save(path, vertices)
 
 
+def another_mesh(folder: Path) -> None:
+    path = folder / "subj01/roi_masks/rh.all-vertices_fsaverage_space.npy"
+    np.save(path, np.load(path)[:-1])
+
+
 def pickled_responses(folder: Path) -> None:
     path = folder / TRAINING / "lh_training_fmri.npy"
     np.save(path, np.array([{1: "V1"}], dtype=object), allow_pickle=True)
@@ -199,6 +227,10 @@ def pickled_responses(folder: Path) -> None:
         (foreign_mask, "rh.floc-faces_challenge_space.npy: expected 9 vertices, as the responses; found 4"),
         (unnamed_value, "expected values named in mapping_floc-faces.npy; found 7"),
         (wrong_place, "lh.all-vertices_fsaverage_space.npy: expected 7 vertices, as the responses; found 6"),
+        (
+            another_mesh,
+            "rh.all-vertices_fsaverage_space.npy: expected 163842 vertices of fsaverage; found 163841",
+        ),
         (pickled_responses, "lh_training_fmri.npy: expected responses"),
     ],
 )

@@ -19,10 +19,12 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from tests.haxby_files import write_haxby
-from tests.release_writers import write_algonauts, write_bold5000, write_god
+from tests.release_writers import write_algonauts, write_bold5000, write_god, write_things
 
 SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+REAL = {"digits69"}
+"""Datasets that are only tested on real recordings."""
 LABELS = {"bold5000": "CSI1"}
 """Datasets whose first subject is not called ``01``."""
 WITHOUT_STIMULI = {"haxby"}
@@ -42,29 +44,34 @@ def write_table(folder: Path) -> Path:
     return folder
 
 
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "table": write_table,
+    "bold5000": write_bold5000,
+    "god": write_god,
+    "algonauts2023": write_algonauts,
+    "things-fmri": write_things,
+    "haxby": write_haxby,
+}
+
+
 @pytest.fixture(scope="module")
-def find_folder(simulated_folder, tmp_path_factory) -> Callable[[str], Path]:
-    table = write_table(tmp_path_factory.mktemp("table"))
-    folders = {
-        "simulated-nsd": simulated_folder,
-        "nsd": simulated_folder,
-        "table": table,
-        "digits69": SHARED_DATA / "digits69",
-    }
-    writers: dict[str, Callable[[Path], object]] = {
-        "bold5000": write_bold5000,
-        "god": write_god,
-        "algonauts2023": write_algonauts,
-        "haxby": write_haxby,
-    }
-    for name, write in writers.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        write(folders[name])
+def find_folder(request, tmp_path_factory) -> Callable[[str], Path]:
+    """Return where the folder of a dataset is; each is written when it is first asked for."""
+    written: dict[str, Path] = {}
 
     def find(name: str) -> Path:
-        if not folders[name].is_dir():
-            pytest.skip(f"{folders[name]} is not there: real recordings are not part of the project")
-        return folders[name]
+        if name in WRITERS:
+            if name not in written:
+                written[name] = tmp_path_factory.mktemp(name)
+                WRITERS[name](written[name])
+            return written[name]
+        if name in ("simulated-nsd", "nsd"):
+            return Path(request.getfixturevalue("simulated_folder"))
+        assert name in REAL, f"no writer for {name}: add one to WRITERS"
+        folder = SHARED_DATA / name
+        if not folder.is_dir():
+            pytest.skip(f"{folder} is not there: real recordings are not part of the project")
+        return folder
 
     return find
 

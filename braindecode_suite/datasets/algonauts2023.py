@@ -18,7 +18,7 @@ from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
-from braindecode_suite.core.spaces import Space, UnitSpace
+from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
 from braindecode_suite.core.study import Noise, Study
 from braindecode_suite.datasets.image_files import ImageFiles
 from braindecode_suite.datasets.lab_files import check_inside, one_line
@@ -321,17 +321,26 @@ def _open_space(data_dir: Path, folder: Path, counts: Sequence[int]) -> tuple[Sp
     empty = [region for region, member in rois.items() if not member.any()]
     if empty:
         warnings.append(f"regions without a vertex in this subject: {', '.join(empty)}")
-    for side, count in zip(HEMISPHERES, counts, strict=True):
-        path = masks / f"{side}.all-vertices_fsaverage_space.npy"
-        if not path.is_file():
-            warnings.append(f"{path.name} is not there: where the vertices lie is not known")
-            continue
-        inside = np.asarray(_map(data_dir, path, "the challenge's vertices on fsaverage", 1)) > 0
-        if int(inside.sum()) != count:
+    paths = [masks / f"{side}.all-vertices_fsaverage_space.npy" for side in HEMISPHERES]
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent:
+        warnings.append(
+            f"{absent[0]} is not there: where the vertices lie is not known, no brain map can be drawn"
+        )
+        return UnitSpace(n_units, rois, "vertex"), warnings
+    inside = []
+    for path, count in zip(paths, counts, strict=True):
+        member = np.asarray(_map(data_dir, path, "the challenge's vertices on fsaverage", 1)) > 0
+        if len(member) != MESH_VERTICES["fsaverage"]:
             raise InputError(
-                path, expected=f"{count} vertices, as the responses", found=str(int(inside.sum()))
+                path, expected=f"{MESH_VERTICES['fsaverage']} vertices of fsaverage", found=str(len(member))
             )
-    return UnitSpace(n_units, rois, "vertex"), warnings
+        if int(member.sum()) != count:
+            raise InputError(
+                path, expected=f"{count} vertices, as the responses", found=str(int(member.sum()))
+            )
+        inside.append(member)
+    return SurfaceSpace(inside[0], inside[1], rois, "fsaverage"), warnings
 
 
 def _open_noise(data_dir: Path, folder: Path, counts: Sequence[int]) -> tuple[Noise | None, list[str]]:

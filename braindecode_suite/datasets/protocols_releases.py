@@ -11,6 +11,7 @@ from braindecode_suite.core.protocols import VectorsOf
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.protocols import (
+    INTERLEAVED,
     VALIDATION_SHARE,
     _by_test_rows,
     _column,
@@ -94,3 +95,34 @@ def algonauts2023(
             "algonauts2023", studies, test, [~rows for rows in test], seed, notes, interleaved=False
         )
     ]
+
+
+def things_fmri_zero_shot(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Test on the repeated test images; other images of their concepts are in no part, so that no concept is known.
+
+    Validation holds a tenth of the training concepts, whole.
+    """
+    published = [_column(study, "published") for study in studies]
+    concepts = [_column(study, "concept") for study in studies]
+    test = [part == "test" for part in published]
+    unseen = {c for t, names in zip(test, concepts, strict=True) for c in names[t]}
+    if not unseen:
+        raise InputError("protocol 'things-fmri-zero-shot'", expected="test trials", found="none")
+    held_out = _draw({c for names in concepts for c in names} - unseen, VALIDATION_SHARE, seed, "validation")
+    left_out = sum(int((~t & np.isin(c, list(unseen))).sum()) for t, c in zip(test, concepts, strict=True))
+    validation = [np.isin(names, list(held_out)) for names in concepts]
+    train = [~t & ~v & ~np.isin(c, list(unseen)) for t, v, c in zip(test, validation, concepts, strict=True)]
+    notes = (f"{left_out} training trials of the test images' concepts are in no part", INTERLEAVED)
+    disjoint = frozenset({"stimulus", "concept"})
+    return [_split("things-fmri-zero-shot", studies, train, validation, test, disjoint, notes=notes)]
+
+
+def things_fmri_original(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """The published training and test images: the concepts of the test images train too, with other photographs."""
+    test = [_column(study, "published") == "test" for study in studies]
+    notes = ("the test images' concepts train with other photographs: not zero-shot",)
+    return [_by_test_rows("things-fmri-original", studies, test, [~rows for rows in test], seed, notes)]
