@@ -18,6 +18,7 @@ from braindecode_suite.core.spaces import Space
 from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
+from braindecode_suite.datasets.simulate_bold import write_bold_study
 from tests.haxby_files import write_haxby
 from tests.release_writers import write_algonauts, write_bold5000, write_god, write_things
 

@@ -14,6 +14,7 @@ DATASETS = Registry(
         "things-fmri": "braindecode_suite.datasets.things_fmri:THINGS_FMRI",
         "haxby": "braindecode_suite.datasets.haxby:HAXBY",
         "table": "braindecode_suite.datasets.table:TABLE",
+        "bids-fmri": "braindecode_suite.datasets.bids_fmri:BIDS_FMRI",
     },
 )
 

@@ -190,7 +190,7 @@ def _by_test_rows(
     chosen = [_isin(study, held_out) for study in studies]
     validation = [r & c for r, c in zip(rest, chosen, strict=True)]
     train = [r & ~c for r, c in zip(rest, chosen, strict=True)]
-    shared_runs = (INTERLEAVED,) if interleaved else ()
+    shared_runs = (INTERLEAVED, *_notes_of(studies, "shared_noise")) if interleaved else ()
     notes = (*notes, *shared_runs, *_tuning_notes(studies))
     return _split(name, studies, train, validation, test, BY_IMAGE, notes=notes)
 
@@ -277,4 +277,8 @@ def _shared(study: Study) -> Bools:
 
 
 def _tuning_notes(studies: Sequence[Study]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(note for s in studies if (note := str(s.provenance.get("tuned_on_test", "")))))
+    return _notes_of(studies, "tuned_on_test")
+
+
+def _notes_of(studies: Sequence[Study], key: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for s in studies if (note := str(s.provenance.get(key, "")))))

@@ -102,6 +102,30 @@ def true_response(times: NDArray[np.floating], peak: float) -> NDArray[np.float6
     return np.asarray(response / stats.gamma.pdf(peak, peak + 1))
 
 
+def true_regressors(
+    times: NDArray[np.floating], onsets: NDArray[np.floating], duration: float, peak: float
+) -> NDArray[np.float64]:
+    """Return what each image leaves in the signal of a voxel with this peak: an oracle's regressors.
+
+    Parameters
+    ----------
+    times : array of shape (volumes,)
+        Seconds at which the volumes are taken.
+    onsets : array of shape (trials,)
+    duration : float
+    peak : float
+
+    Returns
+    -------
+    array of shape (volumes, trials)
+        Height 1 at the peak of the response to an image.
+    """
+    within = np.arange(0, duration, 0.1)
+    fine = true_response(np.arange(0, 20, 0.05)[:, None] - within, peak).mean(axis=1)
+    lags = times[:, None, None] - onsets[None, :, None] - within
+    return np.asarray(true_response(lags, peak).mean(axis=2) / fine.max())
+
+
 def write_bold_study(
     folder: Path,
     parameters: BoldParameters | None = None,
@@ -275,13 +299,9 @@ def _convolve(
 ) -> NDArray[np.float64]:
     """Return the noiseless signal (volumes, voxels): each image's amplitude times a response of height 1."""
     signal = np.zeros((len(times), len(peaks)))
-    within = np.arange(0, duration, 0.1)
     for peak in np.unique(peaks):
         here = peaks == peak
-        lags = times[:, None, None] - onsets[None, :, None] - within
-        regressors = true_response(lags, peak).mean(axis=2)
-        fine = true_response(np.arange(0, 20, 0.05)[:, None] - within, peak).mean(axis=1)
-        signal[:, here] = regressors / fine.max() @ amplitudes[:, here]
+        signal[:, here] = true_regressors(times, onsets, duration, peak) @ amplitudes[:, here]
     return signal
 
 
