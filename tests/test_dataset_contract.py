@@ -18,7 +18,7 @@ from braindecode_suite.core.spaces import Space
 from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
-from braindecode_suite.datasets.simulate_bold import write_bold_study
+from braindecode_suite.datasets.simulate_bold import BoldParameters, write_bold_study
 from tests.haxby_files import write_haxby
 from tests.release_writers import write_algonauts, write_bold5000, write_god, write_things
 
@@ -52,6 +52,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "algonauts2023": write_algonauts,
     "things-fmri": write_things,
     "haxby": write_haxby,
+    "bids-fmri": lambda folder: write_bold_study(folder, BoldParameters(runs=3)),
 }
 
 
