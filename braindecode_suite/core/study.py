@@ -100,7 +100,7 @@ class Study:
     ----------
     dataset, subject : str
         Catalogue name; label without ``sub-``.
-    responses : Responses of shape (trials, units)
+    responses : Responses of shape (trials, units), (trials, units, times), or (trials, units) with `lengths` where ragged
         As the dataset releases them, in `unit`; preprocessing is a `Recipe`, see `prepared`.
     trials : DataFrame
         One row a response, in the same order: stimulus_id (str), session, run, repeat (from 1), onset, and more.
@@ -158,9 +158,19 @@ class Study:
 
         Returns
         -------
-        array of float32 of shape (rows, units)
+        array of float32 of shape (rows, units), or (rows, units, times)
+            Rows of differing length come as an object array of arrays (units, times); no recipe takes those.
         """
-        values = np.asarray(self.responses[rows], dtype=np.float32)
+        values = self.responses[rows]
+        if values.dtype == object:
+            if self.recipe is not None:
+                raise InputError(
+                    f"{self.dataset} sub-{self.subject}",
+                    expected="rows of one length, to be preprocessed by a recipe",
+                    found="rows of differing length",
+                )
+            return values
+        values = np.asarray(values, dtype=np.float32)
         if self.recipe is None:
             return values
         return self.recipe.apply(values, self.trials.iloc[rows])
