@@ -390,6 +390,27 @@ def test_preparing_another_loaders_study_is_refused(folder, tmp_path):
         prepare(replace(study, responses=np.zeros((72, study.n_units), np.float32)))
 
 
+def test_a_bids_folder_goes_through_to_a_decoding_report(folder, tmp_path):
+    from braindecode_suite.cli import main
+
+    words = ["run", str(folder), str(tmp_path / "out"), "participant", "--participant-label", "sub-01"]
+    options = "dataset_options={space: MNI152NLin2009cAsym, hrf: library, estimator: lsa}"
+    assert (
+        main([*words, "--device", "cpu", "--set", options, "--set", "beside=[]", "--set", "n_bootstrap=1000"])
+        == 0
+    )
+    (scores,) = (tmp_path / "out" / "sub-01" / "decoding").glob("*_scores.tsv")
+    table = pd.read_csv(scores, sep="\t")
+    headline = table[
+        (table["metric"] == "accuracy") & table["versus"].isna() & (table["control"] == "brain")
+    ].iloc[0]
+    assert headline["split"] == "leave-one-run-out"
+    assert headline["value"] > 0.4  # chance is a quarter
+    assert headline["p_value"] < 0.01
+    report = (tmp_path / "out" / "sub-01.html").read_text()
+    assert "LSA, library, from BOLD" in report
+
+
 @pytest.mark.parametrize("spacing", [4.0, 10.0])
 def test_betas_come_close_to_what_the_true_responses_would_give(tmp_path, spacing):
     given = BoldParameters(shape=(6, 6, 4), images=90, spacing=spacing)

@@ -132,7 +132,9 @@ class Estimation:
                 motion=model.motion,
                 model_others=model.model_others,
             )
-            series = read_series(header, self.mask)[design.kept]
+            series = read_series(header, self.mask)
+            if len(design.kept) < len(series):
+                series = series[design.kept]
             mean = series.mean(axis=0, dtype=np.float64)
             varies = (np.ptp(series, axis=0) > 0) & (mean > 0)
             valid &= varies

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from braindecode_suite.datasets.lab_files import one_line, read_table
 from braindecode_suite.learning.single_trial_glm import choose_response
 
 SUFFIX = "_desc-singletrial_betas"
+BLOCK_BYTES = 2**26
 _NUMBERS = ("repeat", "onset", "duration")
 
 
@@ -110,6 +111,8 @@ class SingleTrialBetas:
         What the sidecar's ``InputHash`` must be; betas of other inputs are made again. Empty takes what is there.
     chosen : int array of shape (voxels,) or None
         The response read in each voxel; see `tuned`.
+    opened : dict
+        The memory map, once a row has been read.
     """
 
     files: BetaFiles
@@ -119,6 +122,7 @@ class SingleTrialBetas:
     make: Callable[[], None] | None = None
     key: str = ""
     chosen: NDArray[np.int64] | None = None
+    opened: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -131,14 +135,13 @@ class SingleTrialBetas:
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
         stored = self._map()
         if self.chosen is None:
-            return np.asarray(
-                stored[rows, self.default]
-                if isinstance(rows, int | np.integer)
-                else stored[:, self.default][rows]
-            )
-        some = np.asarray(stored[rows])  # (..., responses, voxels)
-        index = np.broadcast_to(self.chosen, (*some.shape[:-2], 1, some.shape[-1]))
-        return np.asarray(np.take_along_axis(some, index, axis=-2)[..., 0, :])
+            return np.asarray(stored[:, self.default][rows])
+        wanted = np.arange(len(self))[rows]
+        return np.asarray(stored[wanted[..., None], self.chosen, np.arange(self.shape[1])])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory map out: a copy in another process opens its own."""
+        return {**self.__dict__, "opened": {}}
 
     def tuned(self, trials: pd.DataFrame, train_rows: NDArray[np.integer]) -> SingleTrialBetas:
         """Choose the haemodynamic response of each voxel on training runs: the one that explains most of their series.
@@ -199,12 +202,16 @@ class SingleTrialBetas:
             raise InputError(self.files.betas, expected="a whole HDF5 file", found=one_line(error)) from error
 
     def _map(self) -> NDArray[np.float32]:
-        self.prepare()
-        with self._open() as file:
-            shape, offset = check_content(self.files.betas, file, len(self), self.shape[1])
-        if shape[1] != self.n_responses:
-            raise InputError(self.files.betas, expected=f"{self.n_responses} responses", found=str(shape[1]))
-        return np.memmap(self.files.betas, np.float32, "r", offset, shape)
+        if "betas" not in self.opened:
+            self.prepare()
+            with self._open() as file:
+                shape, offset = check_content(self.files.betas, file, len(self), self.shape[1])
+            if shape[1] != self.n_responses:
+                raise InputError(
+                    self.files.betas, expected=f"{self.n_responses} responses", found=str(shape[1])
+                )
+            self.opened["betas"] = np.memmap(self.files.betas, np.float32, "r", offset, shape)
+        return self.opened["betas"]
 
 
 def check_content(path: Path, file: Any, n_trials: int, n_voxels: int) -> tuple[tuple[int, int, int], int]:
@@ -271,13 +278,10 @@ def write_derivative(
             },
         )
     shape = (len(trials), n_responses, int(mask.sum()))
-    with write_aside(files.betas) as aside:
-        with h5py.File(aside, "w") as file:
-            file.create_dataset("betas", shape, np.float32)
-            sidecar = sidecar | fill(file)
-            betas = file["betas"]
-            by_default = np.stack([betas[row, default] for row in range(len(trials))])
-        signal = ncsnr(by_default, trials)
+    with write_aside(files.betas) as aside, h5py.File(aside, "w") as file:
+        file.create_dataset("betas", shape, np.float32)
+        sidecar = sidecar | fill(file)
+        signal = _ncsnr_by_blocks(file["betas"], default, trials)
     with write_aside(files.events) as aside:
         trials.to_csv(aside, sep="\t", index=False, na_rep="n/a")
     _write_volume(files.mask, mask.astype(np.uint8), affine)
@@ -294,6 +298,16 @@ def _write_volume(path: Path, values: NDArray[Any], affine: NDArray[np.float64])
     image.header.set_xyzt_units("mm", "sec")
     with write_aside(path) as aside:
         aside.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+
+
+def _ncsnr_by_blocks(betas: Any, default: int, trials: pd.DataFrame) -> NDArray[np.float32] | None:
+    """Go through the voxels in blocks: a study may have more betas than memory."""
+    step = max(BLOCK_BYTES // (8 * len(trials)), 1)
+    blocks = [
+        ncsnr(betas[:, default, start : start + step], trials) for start in range(0, betas.shape[2], step)
+    ]
+    found = [block for block in blocks if block is not None]
+    return np.concatenate(found) if found else None
 
 
 def ncsnr(betas: NDArray[np.floating], trials: pd.DataFrame) -> NDArray[np.float32] | None:
