@@ -18,7 +18,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.datasets.lab_files import one_line
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 192 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ class TrialRows:
         return np.asarray(self._rows[rows])
 
     def prepare(self) -> TrialRows:
-        """Make the map in one sequential pass over the voxels, blocks of 64 MB at a time; nothing is left half written."""
+        """Make the map in one sequential pass over the voxels, blocks of 192 MB at a time; nothing is left half written."""
         if self.path.is_file():
             return self
         row_size = (self._table.shape[1] + self._table.first) * 8
