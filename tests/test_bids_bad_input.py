@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import pytest
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.datasets.bids_bold import read_bold_header, read_brain_mask, read_series
 from braindecode_suite.datasets.bids_fmri import BIDS_FMRI
+from braindecode_suite.datasets.bids_layout import find_derivatives, find_runs
 from braindecode_suite.datasets.simulate_bold import BoldParameters, write_bold_study
 
 GIVEN = BoldParameters(shape=(5, 5, 4), images=20, repeats=1, sessions=(), runs=2)
@@ -270,7 +271,7 @@ def truncated(study):
 def corrupt(study):
     content = bytearray(bold(study).read_bytes())
     middle = len(content) // 2
-    content[middle : middle + 64] = os.urandom(64)
+    content[middle : middle + 64] = np.random.default_rng(5).bytes(64)
     bold(study).write_bytes(bytes(content))
 
 
@@ -336,6 +337,21 @@ def test_estimating_refuses_in_one_line_and_leaves_no_betas(study, tmp_path, dam
     assert left <= {"dataset_description.json"}
     if damage not in (not_finite, corrupt):  # values are read when betas are estimated
         assert "bad" in {line.status for line in BIDS_FMRI.check(study)}
+
+
+def test_no_corruption_of_a_compressed_run_goes_unnoticed(study):
+    runs, _ = find_runs(study, find_derivatives(study), "01")
+    header = read_bold_header(runs[0])
+    mask, _ = read_brain_mask(runs[:1], [header])
+    whole = bold(study).read_bytes()
+    for seed in range(100):
+        content = bytearray(whole)
+        content[len(whole) // 2 : len(whole) // 2 + 64] = np.random.default_rng(seed).bytes(64)
+        bold(study).write_bytes(bytes(content))
+        with pytest.raises(InputError, match=r"run-1.*: expected"):
+            read_series(header, mask)
+    bold(study).write_bytes(whole)
+    assert read_series(header, mask).shape == (header.n_volumes, mask.sum())
 
 
 def test_overlapping_trials_are_a_warning_that_names_the_first(study, tmp_path):

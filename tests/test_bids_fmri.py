@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,44 @@ def test_glmsingles_betas_are_read_where_asked_for(made, tmp_path):
         BIDS_FMRI.open(folder, "01", tmp_path / "d", **MNI, estimator="glmsingle")
     with pytest.raises(InputError, match="expected GLMsingle's outputs"):
         BIDS_FMRI.open(folder, "02", tmp_path / "e", **MNI, estimator="glmsingle")
+
+
+def test_glmsingles_betas_may_lie_session_by_session(made, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(made[0], folder)
+    values = np.random.default_rng(0).standard_normal((*made[1]["01"].mask.shape, 72)).astype(np.float32)
+    for number in range(3):
+        home = tmp_path / "glm" / "sub-01" / f"ses-{number + 1:02d}"
+        home.mkdir(parents=True)
+        with h5py.File(home / "TYPEB_FITHRF.hdf5", "w") as file:
+            file["betasmd"] = values[..., 24 * number : 24 * number + 24]
+    options = {**MNI, "estimator": "glmsingle", "glmsingle": str(tmp_path / "glm")}
+    study = BIDS_FMRI.open(folder, "01", tmp_path / "a", **options)
+    assert_array_equal(study.read(slice(None)), values[study.space.mask].T)
+    (tmp_path / "glm" / "sub-01" / "ses-02" / "TYPEB_FITHRF.hdf5").unlink()
+    with pytest.raises(InputError, match="expected GLMsingle's outputs for session 02; found ses-01, ses-03"):
+        BIDS_FMRI.open(folder, "01", tmp_path / "b", **options)
+
+
+def test_links_into_the_datasets_own_annex_are_followed(made, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(made[0], folder)
+    annex = folder / ".git" / "annex" / "objects"
+    annex.mkdir(parents=True)
+    for number, path in enumerate(sorted(folder.glob("derivatives/fmriprep/sub-01/*/func/*.nii.gz"))):
+        stored = annex / f"object{number}"
+        path.rename(stored)
+        path.symlink_to(stored)
+    linked = BIDS_FMRI.open(folder, "01", tmp_path / "a", **MNI).read([3])
+    assert_array_equal(linked, BIDS_FMRI.open(made[0], "01", tmp_path / "b", **MNI).read([3]))
+
+
+def test_a_copy_in_another_process_opens_its_own_map(folder, tmp_path):
+    study = BIDS_FMRI.open(folder, "01", tmp_path, **MNI, hrf="library")
+    rows = study.read([2, 9])
+    again = pickle.loads(pickle.dumps(study.responses))
+    assert not again.opened
+    assert_array_equal(again[np.array([2, 9])], rows)
 
 
 def test_a_bids_folder_is_a_dataset_of_the_command_line(folder):

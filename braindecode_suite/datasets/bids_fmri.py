@@ -87,9 +87,8 @@ def check_participant(data_dir: Path, subject: str) -> list[FileCheck]:
 
     def bad(error: InputError, fallback: Path) -> FileCheck:
         status = "missing" if error.found in ("nothing there", "none") else "bad"
-        return FileCheck(
-            error.where or str(fallback), status, f"expected {error.expected}; found {error.found}"
-        )
+        text = f"expected {error.expected}; found {error.found}" + (f" ({error.hint})" if error.hint else "")
+        return FileCheck(error.where or str(fallback), status, text)
 
     written = find_betas(data_dir, subject)
     if written:
