@@ -137,7 +137,7 @@ def test_the_design_is_there_without_responses(tmp_path):
     assert isinstance(THINGS_FMRI, DesignedDataset)
     assert len(THINGS_FMRI.design(tmp_path, "01")) == 65
     lines = THINGS_FMRI.check(tmp_path)
-    assert [line.status for line in lines] == ["ok", "ok", "missing"]
+    assert [line.status for line in lines] == ["ok", "ok", "missing", "optional-missing"]
     assert lines[0].found == (
         "3 sessions, 56 train images of 14 concepts (56 trials), 3 test images of 3 concepts (9 trials)"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.image_files import find_images, match_images
+from braindecode_suite.datasets.image_files import check_images, find_images, match_images
 from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats, read_events
 from braindecode_suite.datasets.nsd_betas import MaskedBetas, SessionHeader, read_header
 from braindecode_suite.datasets.volumes import (
@@ -161,7 +162,8 @@ class BOLD5000:
             together = pd.concat(designs)
             found = f"{len(together)} trials of {len(designs)} subjects, {together['stimulus_id'].nunique()} image names"
             lines.append(FileCheck("the design", "ok", found))
-            lines.append(_check_images(data_dir, together))
+            look = partial(_open_images, data_dir, together, BOLD5000Options())
+            lines.append(check_images(IMAGE_FOLDERS[0], look))
         return lines
 
     def _label(self, data_dir: Path, subject: str) -> str:
@@ -408,16 +410,6 @@ def _check_betas(data_dir: Path, subject: str, trials: pd.DataFrame) -> list[Fil
         name = f"{subject}_GLMbetas-*_ses-*.nii.gz"
         lines.append(FileCheck(name, "missing", "no betas: the design can be read, no study can be opened"))
     return lines
-
-
-def _check_images(data_dir: Path, trials: pd.DataFrame) -> FileCheck:
-    try:
-        images, warnings = _open_images(data_dir, trials, BOLD5000Options())
-    except InputError as error:
-        return FileCheck(error.where, "bad", f"expected {error.expected}; found {error.found}")
-    if images is None:
-        return FileCheck(IMAGE_FOLDERS[0], "optional-missing", warnings[0])
-    return FileCheck(IMAGE_FOLDERS[0], "ok", f"{len(images.ids)} images")
 
 
 def _describe(trials: pd.DataFrame) -> str:

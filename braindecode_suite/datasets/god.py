@@ -7,6 +7,7 @@ of data 1, 2, 3; names of the regions). Everything else is checked in the files.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.bdata import BData
-from braindecode_suite.datasets.image_files import find_images, match_images
+from braindecode_suite.datasets.image_files import check_images, find_images, match_images
 from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats, read_events
 from braindecode_suite.datasets.volumes import read_run_length
 
@@ -156,6 +157,8 @@ class GOD:
             lines.append(_check_responses(data_dir, label))
         if designs:
             lines.append(FileCheck("the design", "ok", _describe(pd.concat(designs))))
+            look = partial(_open_images, data_dir, pd.concat(designs), GODOptions())
+            lines.append(check_images("images", look))
         return lines
 
     def _label(self, data_dir: Path, subject: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash, file_sha256
+from braindecode_suite.core.protocols import FileCheck
 from braindecode_suite.datasets.lab_files import check_inside, one_line
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -152,3 +153,22 @@ def match_images(
         what = f"{len(missing)} of {len(wanted)}" if len(missing) < len(wanted) else f"all {len(wanted)}"
         return None, [f"images of {what} stimuli are not there (e.g. {missing[0]}): the study has no stimuli"]
     return ImageFiles({i: found[i] for i in wanted}, attributes, side), []
+
+
+def check_images(where: str, look: Callable[[], tuple[ImageFiles | None, list[str]]]) -> FileCheck:
+    """Return the line of ``bds check`` about the images: how many there are, or that some are missing.
+
+    Parameters
+    ----------
+    where : str
+        The folder, as the card's tree has it.
+    look : callable
+        What finds the images (see `match_images`); an `InputError` of it is what the line says.
+    """
+    try:
+        images, warnings = look()
+    except InputError as error:
+        return FileCheck(error.where, "bad", f"expected {error.expected}; found {error.found}")
+    if images is None:
+        return FileCheck(where, "optional-missing", warnings[0])
+    return FileCheck(where, "ok", f"{len(images.ids)} images")

@@ -7,6 +7,7 @@ metadata; what the notes leave open is checked in the files.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Noise, Study
-from braindecode_suite.datasets.image_files import find_images, match_images
+from braindecode_suite.datasets.image_files import check_images, find_images, match_images
 from braindecode_suite.datasets.lab_files import (
     TRIAL_ORDER,
     check_inside,
@@ -129,10 +130,12 @@ class ThingsFMRI:
         if not labels:
             return [FileCheck("betas_csv/sub-01_StimulusMetadata.csv", "missing")]
         lines: list[FileCheck] = []
+        designs: list[pd.DataFrame] = []
         for label in labels:
             try:
                 path = _file(data_dir, label, "StimulusMetadata.csv")
                 trials = read_trials(path)
+                designs.append(trials)
                 lines.append(FileCheck(path.name, "ok", _describe(trials)))
                 path = _file(data_dir, label, "VoxelMetadata.csv")
                 voxels = read_voxels(path)
@@ -151,6 +154,9 @@ class ThingsFMRI:
                 )
             except InputError as error:
                 lines.append(FileCheck(error.where, "bad", f"expected {error.expected}; found {error.found}"))
+        if designs:
+            look = partial(_open_images, data_dir, pd.concat(designs), ThingsOptions())
+            lines.append(check_images(IMAGE_FOLDERS[0], look))
         return lines
 
     def _label(self, data_dir: Path, subject: str) -> str:
