@@ -125,11 +125,13 @@ class Haxby:
             shape = (
                 f"{len(study.trials)} volumes, {study.n_units} voxels, {study.trials['run'].nunique()} runs"
             )
-            lines.append(FileCheck(str(folder / BOLD), "ok", shape))
+            lines.append(FileCheck(str((folder / BOLD).relative_to(data_dir)), "ok", shape))
             names = ", ".join(study.space.rois) or "none"
             lines.append(
                 FileCheck(
-                    str(folder / "mask*_*.nii.gz"), "ok" if study.space.rois else "optional-missing", names
+                    str((folder / "mask*_*.nii.gz").relative_to(data_dir)),
+                    "ok" if study.space.rois else "optional-missing",
+                    names,
                 )
             )
         return lines
