@@ -123,7 +123,9 @@ def test_the_real_design_has_18870_trials_of_4916_images():
         assert counts.value_counts().to_dict() == {1: 4803, 4: 112, 3: 1}
         assert designs[label].groupby("stimulus_id")["repeated"].first().sum() == 113
         assert designs[label]["repeat"].max() == 4
-    counts = {label: designs[label].groupby("stimulus_id").size().value_counts().to_dict() for label in designs}
+    counts = {
+        label: designs[label].groupby("stimulus_id").size().value_counts().to_dict() for label in designs
+    }
     assert counts["CSI3"] == {1: 4803, 2: 1, 3: 2, 4: 107, 5: 3}
     assert counts["CSI4"] == {1: 2862, 2: 39, 3: 37, 4: 13, 5: 1}
     assert designs["CSI4"]["session"].nunique() == 9
