@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "dataset",
         metavar="DATASET",
-        help="catalogue name (`bds list datasets`) or a folder with a trials.tsv",
+        help="catalogue name (`bds list datasets`), a folder with a trials.tsv, or a BIDS folder with fMRIPrep derivatives",
     )
     run.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path)
     run.add_argument("level", choices=("participant", "group"))

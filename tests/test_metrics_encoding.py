@@ -8,8 +8,9 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import balanced_accuracy_score
 
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.noise import noise_ceiling
 from braindecode_suite.metrics.classification import accuracy, balanced_accuracy
-from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc, noise_ceiling
+from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc
 from braindecode_suite.metrics.rsa import dissimilarity, rsa
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.split import Split
@@ -73,6 +74,15 @@ class Dataset(Protocol):
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing, truncated or of the wrong shape, file by file."""
+        ...
+
+
+@runtime_checkable
+class DesignedDataset(Dataset, Protocol):
+    """A dataset whose design can be read where its recordings are not: `open` refuses then, `design` still answers."""
+
+    def design(self, data_dir: Path, subject: str) -> pd.DataFrame:
+        """Return the trials of one subject as planned and shown, with the columns of `Study.trials`; no recordings."""
         ...
 
 

@@ -45,12 +45,13 @@ class ZScore:
 
     Parameters
     ----------
-    by : str or None
-        Column of ``trials`` to normalise within; None takes all training rows together.
+    by : str, tuple of str or None
+        Column of ``trials`` to normalise within, or several that name a block together; None takes all training rows
+        together.
     scope : {'train', 'heldout-block'}
     """
 
-    by: str | None = "session"
+    by: str | tuple[str, ...] | None = "session"
     scope: str = "train"
     levels: np.ndarray | None = None
     mean: np.ndarray | None = None  # (levels, units)
@@ -122,7 +123,12 @@ class ZScore:
         return {"name": self.name, "by": self.by, "scope": self.scope}
 
     def _keys(self, trials: pd.DataFrame) -> np.ndarray:
-        return np.zeros(len(trials), int) if self.by is None else trials[self.by].to_numpy()
+        if self.by is None:
+            return np.zeros(len(trials), int)
+        if isinstance(self.by, str):
+            return np.asarray(trials[self.by].to_numpy())
+        columns = [trials[column].astype(str) for column in self.by]
+        return np.array(["/".join(parts) for parts in zip(*columns, strict=True)])
 
 
 @dataclass(frozen=True, eq=False)

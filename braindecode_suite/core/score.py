@@ -26,6 +26,9 @@ CONTROLS = (
     "flat-grey",
     "blurred-truth",
     "true-image",
+    "motion",
+    "reaction-time",
+    "eye",
 )
 FIRST_FIVE = ("shuffled-test", "shuffled-train", "null-condition", "category-only", "nearest-train")
 CANDIDATES = ("all", "matched", "within-class", "no-near-duplicates")

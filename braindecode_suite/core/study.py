@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.noise import noise_ceiling
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.spaces import Space
 
@@ -29,6 +30,15 @@ class Responses(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+
+@runtime_checkable
+class TunableResponses(Responses, Protocol):
+    """Responses with a choice left open that only training rows may make (the haemodynamic response of each voxel)."""
+
+    def tuned(self, trials: pd.DataFrame, train_rows: np.ndarray) -> Responses:
+        """Return the same rows with the choice made on `train_rows` only."""
+        ...
 
 
 @runtime_checkable
@@ -79,8 +89,7 @@ class Noise:
         n_repeats : array of shape (images,)
             Repeats averaged for each scored image.
         """
-        squared = np.square(self.ncsnr, dtype=np.float64)
-        return squared / (squared + np.mean(1.0 / np.asarray(n_repeats, float)))
+        return noise_ceiling(self.ncsnr, n_repeats)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,7 +100,7 @@ class Study:
     ----------
     dataset, subject : str
         Catalogue name; label without ``sub-``.
-    responses : Responses of shape (trials, units)
+    responses : Responses of shape (trials, units), (trials, units, times), or (trials, units) with `lengths` where ragged
         As the dataset releases them, in `unit`; preprocessing is a `Recipe`, see `prepared`.
     trials : DataFrame
         One row a response, in the same order: stimulus_id (str), session, run, repeat (from 1), onset, and more.
@@ -149,16 +158,32 @@ class Study:
 
         Returns
         -------
-        array of float32 of shape (rows, units)
+        array of float32 of shape (rows, units), or (rows, units, times)
+            Rows of differing length come as an object array of arrays (units, times); no recipe takes those.
         """
-        values = np.asarray(self.responses[rows], dtype=np.float32)
+        values = self.responses[rows]
+        if values.dtype == object:
+            if self.recipe is not None:
+                raise InputError(
+                    f"{self.dataset} sub-{self.subject}",
+                    expected="rows of one length, to be preprocessed by a recipe",
+                    found="rows of differing length",
+                )
+            return values
+        values = np.asarray(values, dtype=np.float32)
         if self.recipe is None:
             return values
         return self.recipe.apply(values, self.trials.iloc[rows])
 
     def prepared(self, recipe: Recipe, train_rows: np.ndarray) -> Study:
-        """Return the same study, read through `recipe` fitted on `train_rows` only."""
-        return replace(self, recipe=recipe.fit(self.responses, self.trials, train_rows))
+        """Return the same study, read through `recipe` fitted on `train_rows` only.
+
+        Responses that are tunable are tuned first, on the same rows.
+        """
+        responses = self.responses
+        if isinstance(responses, TunableResponses):
+            responses = responses.tuned(self.trials, train_rows)
+        return replace(self, responses=responses, recipe=recipe.fit(responses, self.trials, train_rows))
 
 
 @dataclass(frozen=True, eq=False)

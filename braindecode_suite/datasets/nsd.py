@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,25 +16,33 @@ from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
-from braindecode_suite.core.spaces import VoxelSpace
+from braindecode_suite.core.spaces import SurfaceSpace, VoxelSpace
 from braindecode_suite.core.study import Noise, Study
 from braindecode_suite.datasets.nsd_betas import MaskedBetas, SessionHeader, read_header
+from braindecode_suite.datasets.nsd_check import check_release
 from braindecode_suite.datasets.nsd_files import (
     BETA_VERSIONS,
     GRID,
     RUNS_A_SESSION,
+    SURFACE,
     TRIALS_A_SESSION,
     Design,
     Layout,
     compute_runs,
     read_behaviour,
     read_design,
-    read_label_table,
     read_rois,
     read_volume,
     region_mask,
 )
-from braindecode_suite.datasets.nsd_stimuli import NSDStimuli, read_brick_header
+from braindecode_suite.datasets.nsd_stimuli import NSDStimuli
+from braindecode_suite.datasets.nsd_surface import (
+    SurfaceBetas,
+    masked_betas,
+    open_hemispheres,
+    open_surface,
+    open_surface_noise,
+)
 
 SESSIONS_DONE = (40, 40, 32, 30, 40, 32, 40, 30)
 """Sessions that subjects 1 to 8 of the release did."""
@@ -55,6 +63,11 @@ nsddata/ppdata/subj01/func1pt8mm/roi/*.nii.gz                                nsd
 nsddata/freesurfer/subj01/label/*.mgz.ctab                                   names of the regions
 nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR/betas_session01.hdf5 ... or .nii.gz
 nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR/ncsnr.nii.gz
+
+For space: fsaverage, in place of the volumes:
+nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR/lh.betas_session01.mgh ... and rh.
+nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR/lh.ncsnr.mgh and rh.
+nsddata/freesurfer/fsaverage/label/lh.*.mgz and rh.                          optional: regions drawn on the surface
 """
 
 
@@ -65,8 +78,11 @@ class NSDOptions(Config):
     ----------
     betas : str
         ``b1``, ``b2``, ``b3`` or the folder's name.
+    space : {'func1pt8mm', 'fsaverage'}
+        Voxels of 1.8 mm, or vertices of the surface.
     roi : str or list of str
-        Region or regions whose voxels are read, by the names in the label tables; `brainmask` is one too.
+        Region or regions whose voxels are read, by the names in the label tables; `brainmask` is one too, and `all` on the
+        surface.
     format : {'auto', 'hdf5', 'nii.gz', 'nii'}
         Which beta files to read; auto takes what there is, HDF5 first.
     sessions : list of int, optional
@@ -77,6 +93,7 @@ class NSDOptions(Config):
     """
 
     betas: str = "b3"
+    space: Literal["func1pt8mm", "fsaverage"] = "func1pt8mm"
     roi: str | tuple[str, ...] = "nsdgeneral"
     format: Literal["auto", "hdf5", "nii.gz", "nii"] = "auto"
     sessions: tuple[int, ...] | None = None
@@ -101,7 +118,7 @@ class NSDDataset:
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, file by file."""
-        return check_release(data_dir)
+        return check_release(data_dir, find_subjects(data_dir))
 
 
 def find_subjects(data_dir: Path) -> list[str]:
@@ -145,9 +162,10 @@ def open_subject(
     Study
     """
     check_option("betas", options.betas, [*BETA_VERSIONS, *BETA_VERSIONS.values()])
-    layout = Layout(
-        data_dir, resolve_subject(data_dir, subject), BETA_VERSIONS.get(options.betas, options.betas)
-    )
+    version = BETA_VERSIONS.get(options.betas, options.betas)
+    layout = Layout(data_dir, resolve_subject(data_dir, subject), version, options.space)
+    if options.space == SURFACE and options.format != "auto":
+        raise InputError("`format`", expected="auto, for the surface's .mgh files", found=options.format)
     stimuli = NSDStimuli(layout.stimuli)
     design = read_design(layout.expdesign, stimuli.n_images)
     if layout.number > len(design.images):
@@ -157,21 +175,28 @@ def open_subject(
             found=f"{len(design.images)} rows",
         )
     sessions, warnings = _open_sessions(layout, options, design)
-    space, region_warnings = _open_space(layout, options, next(iter(sessions.values())))
     trials, trial_warnings = _make_trials(layout, design, sessions)
-    noise, has_signal, noise_warnings = _open_noise(layout, space)
+    space: VoxelSpace | SurfaceSpace
+    betas: MaskedBetas | SurfaceBetas
+    folder, name = work_dir / "betas", f"{dataset}_sub-{layout.subject}_{layout.betas}"
+    if options.space == SURFACE:
+        right, vertices = open_hemispheres(sessions)
+        names = [options.roi] if isinstance(options.roi, str) else list(options.roi)
+        space, region_warnings = open_surface(layout, names, vertices)
+        noise, has_signal, noise_warnings = open_surface_noise(layout, space)
+        betas = masked_betas(sessions, right, space, folder, name)
+    else:
+        space, region_warnings = _open_space(layout, options, next(iter(sessions.values())))
+        noise, has_signal, noise_warnings = _open_noise(layout, space)
+        betas = MaskedBetas(sessions, space.mask, folder, name)
     warnings += region_warnings + trial_warnings + noise_warnings
-
-    betas = MaskedBetas(
-        sessions, space.mask, work_dir / "betas", f"{dataset}_sub-{layout.subject}_{layout.betas}"
-    )
     if options.prepare:
         betas.prepare()
     # without `prepare` only the maps decide, so that a study is the same whatever was prepared before
     valid = has_signal & betas.varies if options.prepare else has_signal
     if not valid.all():
         warnings.append(
-            f"{int((~valid).sum())} of {len(valid)} voxels carry no signal (constant, or without an ncsnr)"
+            f"{int((~valid).sum())} of {len(valid)} {'vertices' if options.space == SURFACE else 'voxels'} carry no signal (constant, or without an ncsnr)"
         )
     return Study(
         dataset=dataset,
@@ -197,7 +222,7 @@ def open_subject(
 
 def prepare(study: Study) -> Study:
     """Make the memory map of masked betas now, and return the study with `valid` checked on the data themselves."""
-    if not isinstance(study.responses, MaskedBetas):
+    if not isinstance(study.responses, MaskedBetas | SurfaceBetas):
         raise InputError("`study`", expected="a study of the nsd loader", found=study.dataset)
     varies = study.responses.prepare().varies
     return replace(study, valid=varies if study.valid is None else varies & study.valid)
@@ -242,7 +267,7 @@ def _open_sessions(
             else f"{missing[0]} to {missing[-1]}, {len(missing)} in all,"
         )
         warnings.append(f"sessions {gap} of the {planned} planned are not there")
-    if any(not header.integer for header in headers.values()):
+    if layout.grid == GRID and any(not header.integer for header in headers.values()):
         warnings.append("betas are stored as floats: taken as percent signal change, not as 300 times that")
     return headers, warnings
 
@@ -311,7 +336,9 @@ def _repeats_everywhere(layout: Layout, design: Design, per_session: int) -> NDA
     if len(design.order) == max(SESSIONS_DONE) * TRIALS_A_SESSION:
         common = min(SESSIONS_DONE)
     else:
-        layouts = [Layout(layout.root, label, layout.betas) for label in find_subjects(layout.root)]
+        layouts = [
+            Layout(layout.root, label, layout.betas, layout.grid) for label in find_subjects(layout.root)
+        ]
         common = min(last for other in layouts if (last := _last_session(other)) is not None)
     return np.bincount(design.order[: common * per_session], minlength=design.images.shape[1])
 
@@ -374,83 +401,6 @@ def _open_noise(layout: Layout, space: VoxelSpace) -> tuple[Noise | None, NDArra
     known = np.isfinite(ncsnr)
     source = f"{layout.betas}/ncsnr.nii.gz as released: over all sessions and images, rectified at 0"
     return Noise(np.where(known, ncsnr, np.float32(0)), source), known, []
-
-
-def check_release(data_dir: Path) -> list[FileCheck]:
-    """Return what is there, missing or unreadable of a release, file by file; only headers are read."""
-    check_folder(data_dir, "the folder of the release")
-    results: list[FileCheck] = []
-
-    def look(path: Path, read: Any, optional: bool = False) -> Any:
-        name = str(path.relative_to(data_dir)) if path.is_relative_to(data_dir) else str(path)
-        if not path.exists():
-            results.append(FileCheck(name, "optional-missing" if optional else "missing"))
-            return None
-        try:
-            value = read(path)
-        except InputError as error:
-            results.append(FileCheck(name, "bad", f"expected {error.expected}; found {error.found}"))
-            return None
-        results.append(FileCheck(name, "ok", value if isinstance(value, str) else ""))
-        return value
-
-    any_subject = Layout(data_dir, "01")
-    n_stimuli: list[int] = []
-
-    def brick(path: Path) -> str:
-        n, height, width = read_brick_header(path)
-        n_stimuli.append(n)
-        return f"{n} images of {height} x {width}"
-
-    def design(path: Path) -> str:
-        found = read_design(path, n_stimuli[0] if n_stimuli else 2**31)
-        return f"{len(found.order)} trials, {len(found.shared)} shared images, {len(found.images)} subjects"
-
-    look(any_subject.stimuli, brick)
-    look(any_subject.expdesign, design)
-    look(any_subject.stim_info, lambda path: f"{path.stat().st_size} bytes", optional=True)
-    labels = find_subjects(data_dir)
-    if not labels:
-        results.append(FileCheck("nsddata_betas/ppdata/subj01", "missing"))
-    for label in labels:
-        layout = Layout(data_dir, label)
-        look(layout.behaviour, _count_trials, optional=True)
-        for path in sorted((layout.functional / "roi").glob("*.nii.gz")) or [
-            layout.functional / "roi" / "nsdgeneral.nii.gz"
-        ]:
-            look(path, lambda p: f"{int((read_volume(p, 'a mask')[0] > 0).sum())} voxels")
-        look(
-            layout.functional / "brainmask.nii.gz",
-            lambda p: str(read_volume(p, "a mask")[0].shape),
-            optional=True,
-        )
-        for path in sorted(layout.labels.glob("*.mgz.ctab")):
-            look(path, lambda p: ", ".join(read_label_table(p).values()))
-        for version in BETA_VERSIONS.values():
-            _check_betas(Layout(data_dir, label, version), look, results)
-    return results
-
-
-def _count_trials(path: Path) -> str:
-    table = read_behaviour(path)
-    return f"{0 if table is None else len(table)} trials"
-
-
-def _check_betas(layout: Layout, look: Any, results: list[FileCheck]) -> None:
-    if not layout.beta_folder.is_dir():
-        return
-    name = str(layout.beta_folder.relative_to(layout.root))
-    try:
-        files = layout.session_files()
-    except InputError as error:
-        results.append(FileCheck(name, "bad", f"{error.found}; {error.hint}".rstrip("; ")))
-        return
-    for path in files.values():
-        look(path, lambda p: f"{(header := read_header(p)).n_trials} trials of {header.volume}")
-    missing: Sequence[int] = [n for n in range(1, max(files) + 1) if n not in files]
-    if missing:
-        results.append(FileCheck(name, "missing", f"sessions {', '.join(map(str, missing))}"))
-    look(layout.beta_folder / "ncsnr.nii.gz", lambda p: str(read_volume(p, "a map")[0].shape), optional=True)
 
 
 NSD = NSDDataset(

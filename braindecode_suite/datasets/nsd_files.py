@@ -19,7 +19,7 @@ from scipy.io import loadmat
 from braindecode_suite.core.checks import check_file, check_option
 from braindecode_suite.core.errors import InputError
 
-GRID = "func1pt8mm"
+GRID, SURFACE = "func1pt8mm", "fsaverage"
 TRIALS_A_SESSION, RUNS_A_SESSION = 750, 12
 BETA_VERSIONS = {
     "b1": "betas_assumehrf",
@@ -42,11 +42,14 @@ class Layout:
         ``01`` to ``08``.
     betas : str
         Folder name of the beta version.
+    grid : {'func1pt8mm', 'fsaverage'}
+        Where the betas lie: voxels or vertices.
     """
 
     root: Path
     subject: str
     betas: str = BETA_VERSIONS["b3"]
+    grid: str = GRID
 
     @property
     def name(self) -> str:
@@ -82,10 +85,14 @@ class Layout:
 
     @property
     def beta_folder(self) -> Path:
-        return self.root / "nsddata_betas" / "ppdata" / self.name / GRID / self.betas
+        return self.root / "nsddata_betas" / "ppdata" / self.name / self.grid / self.betas
+
+    @property
+    def surface_labels(self) -> Path:
+        return self.root / "nsddata" / "freesurfer" / SURFACE / "label"
 
     def session_files(self, file_format: str = "auto") -> dict[int, Path]:
-        """Return the beta file of each session that is there, by session number from 1.
+        """Return the beta file of each session that is there, by session number from 1; on the surface the left one.
 
         Raises
         ------
@@ -104,6 +111,8 @@ class Layout:
                 found="nothing there",
                 hint=f"there are {', '.join(others)}" if others else "download the betas of this subject",
             )
+        if self.grid == SURFACE:
+            return self._surface_files()
         wanted = list(BETA_SUFFIXES) if file_format == "auto" else [file_format]
         found: dict[int, Path] = {}
         for name in wanted:
@@ -121,6 +130,18 @@ class Layout:
                 hint="the release holds the same numbers as .hdf5 and .nii.gz; the .mat cannot be read by the piece"
                 if matlab
                 else "",
+            )
+        return dict(sorted(found.items()))
+
+    def _surface_files(self) -> dict[int, Path]:
+        found = {
+            int(match[1]): path
+            for path in sorted(self.beta_folder.glob("lh.betas_session*.mgh"))
+            if (match := re.fullmatch(r"lh\.betas_session(\d+)\.mgh", path.name))
+        }
+        if not found:
+            raise InputError(
+                self.beta_folder, expected="lh.betas_sessionSS.mgh and rh.betas_sessionSS.mgh", found="none"
             )
         return dict(sorted(found.items()))
 

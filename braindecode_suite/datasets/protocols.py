@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import VectorsOf
-from braindecode_suite.core.split import Split
+from braindecode_suite.core.split import MINIMUM_TRAINING_IMAGES, Split
 from braindecode_suite.core.study import Study
 
 VALIDATION_SHARE = 0.1
 N_CLUSTERS = 40
+FEWEST_CLUSTERS, IMAGES_A_CLUSTER = 10, 10
 TEST_SHARE = 0.2
 LAST_SESSION_982 = 37
 BY_IMAGE = frozenset({"stimulus"})
@@ -65,53 +66,108 @@ def nsd_cluster_disjoint(
 
     Clusters are drawn by `seed` until a fifth of the images is for testing and a tenth for validation.
     """
-    if vectors_of is None:
-        raise InputError(
-            "`vectors_of`", expected="target vectors of the images, to cluster them", found="None"
-        )
-    from sklearn.cluster import KMeans
+    return [_by_cluster("nsd-cluster-disjoint", studies, seed, vectors_of, N_CLUSTERS)]
 
-    ids = sorted({i for study in studies for i in study.stimulus_ids})
-    if len(ids) < N_CLUSTERS:
+
+def cluster_disjoint(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Like `nsd_cluster_disjoint`, for any dataset: a cluster for every ten images, at least 10 and at most 40."""
+    n_images = len({i for study in studies for i in study.stimulus_ids})
+    n_clusters = min(max(n_images // IMAGES_A_CLUSTER, FEWEST_CLUSTERS), N_CLUSTERS)
+    return [_by_cluster("cluster-disjoint", studies, seed, vectors_of, n_clusters)]
+
+
+def concept_disjoint(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Test on a random fifth of the concepts, with all their images in all subjects; a tenth is for validation.
+
+    Needs a column `concept` of the trials; rows without a concept are in no part.
+    """
+    name = "concept-disjoint"
+    concepts = [_column(study, "concept") for study in studies]
+    known = [np.array([isinstance(c, str) and c != "" for c in column], bool) for column in concepts]
+    every = {str(c) for column, k in zip(concepts, known, strict=True) for c in column[k]}
+    test_names = _draw(every, TEST_SHARE, seed, "test")
+    validation_names = _draw(every - test_names, VALIDATION_SHARE, seed, "validation")
+    if not test_names or not validation_names or not every - test_names - validation_names:
         raise InputError(
-            "protocol 'nsd-cluster-disjoint'", expected=f"at least {N_CLUSTERS} images", found=str(len(ids))
+            f"protocol {name!r}", expected="concepts for every part", found=f"{len(every)} concepts"
         )
-    vectors = np.asarray(vectors_of(ids), np.float32)
-    check_shape("vectors", vectors, "images features", images=len(ids))
-    cluster = KMeans(N_CLUSTERS, n_init=4, random_state=seed).fit(vectors).labels_
-    sizes = np.bincount(cluster, minlength=N_CLUSTERS)
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
-    reached = np.cumsum(sizes[order]) / len(ids)
-    n_test = int(np.searchsorted(reached, TEST_SHARE)) + 1
-    n_held = int(np.searchsorted(reached, TEST_SHARE + VALIDATION_SHARE)) + 1
-    n_held = max(n_held, n_test + 1)
-    if n_held >= len(order):
+    test = [_named(column, test_names) for column in concepts]
+    validation = [_named(column, validation_names) for column in concepts]
+    train = [k & ~t & ~v for k, t, v in zip(known, test, validation, strict=True)]
+    both = _ids(studies, test) & (_ids(studies, train) | _ids(studies, validation))
+    if both:
         raise InputError(
-            "protocol 'nsd-cluster-disjoint'",
-            expected="clusters left for training",
-            found=f"{len(order)} clusters, the largest of {sizes.max()} of {len(ids)} images",
+            "column 'concept'", expected="one concept for each stimulus", found=f"several for {min(both)!r}"
         )
-    kept = {
-        part: {i for i, c in zip(ids, cluster, strict=True) if c in set(order[a:b])}
-        for part, a, b in (("test", 0, n_test), ("validation", n_test, n_held), ("train", n_held, None))
-    }
-    rows = {part: [_isin(study, kept[part]) for study in studies] for part in kept}
-    notes = (
-        f"whole clusters held out: {n_test} of {len(order)} for testing, {n_held - n_test} for validation",
+    dropped = sum(int((~k).sum()) for k in known)
+    notes = [
+        f"whole concepts held out: {len(test_names)} of {len(every)} for testing, {len(validation_names)} for validation",
+        *([f"{dropped} trials without a concept are in no part"] if dropped else []),
         INTERLEAVED,
         *_tuning_notes(studies),
-    )
-    return [
-        _split(
-            "nsd-cluster-disjoint",
-            studies,
-            rows["train"],
-            rows["validation"],
-            rows["test"],
-            BY_IMAGE,
-            notes=notes,
-        )
     ]
+    return [_split(name, studies, train, validation, test, frozenset({"stimulus", "concept"}), notes=notes)]
+
+
+def leave_one_subject_out(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Test on each subject in turn, train on the others: nothing of the subject left out is seen.
+
+    A random fifth of the images (drawn by `seed`) is for testing only and a tenth for validation only, so that the images are
+    new too. Where a study has repeated conditions or unlabelled series (fewer different stimuli than any training takes), all
+    rows of the subject left out are for testing and those of the next subject for validation.
+    """
+    name = "leave-one-subject-out"
+    if len({study.subject for study in studies}) < 3 or len(studies) < 3:
+        raise InputError(f"protocol {name!r}", expected="at least 3 subjects", found=str(len(studies)))
+    n = len(studies)
+    ids = {i for study in studies for i in study.stimulus_ids}
+    if len(ids) < MINIMUM_TRAINING_IMAGES:
+        return [
+            _split(
+                name,
+                studies,
+                [np.full(len(s.trials), i not in (k, (k + 1) % n)) for i, s in enumerate(studies)],
+                [np.full(len(s.trials), i == (k + 1) % n) for i, s in enumerate(studies)],
+                [np.full(len(s.trials), i == k) for i, s in enumerate(studies)],
+                frozenset({"subject"}),
+                label=f"without-{left.subject}",
+                notes=(f"{len(ids)} different conditions, shown to all subjects: they are in several parts",),
+            )
+            for k, left in enumerate(studies)
+        ]
+    test_ids = _draw(ids, TEST_SHARE, seed, "test")
+    held_out = _draw(ids - test_ids, VALIDATION_SHARE, seed, "validation")
+    tested = [_isin(study, test_ids) for study in studies]
+    validated = [_isin(study, held_out) for study in studies]
+    splits = []
+    for k, left in enumerate(studies):
+        if not tested[k].any():
+            raise InputError(
+                f"protocol {name!r}", expected=f"test images that subject {left.subject} saw", found="none"
+            )
+        splits.append(
+            _split(
+                name,
+                studies,
+                [~t & ~v & (i != k) for i, (t, v) in enumerate(zip(tested, validated, strict=True))],
+                [v & (i != k) for i, v in enumerate(validated)],
+                [t & (i == k) for i, t in enumerate(tested)],
+                frozenset({"subject", "stimulus"}),
+                label=f"without-{left.subject}",
+                notes=(
+                    f"{len(test_ids)} images for testing; the other subjects' trials of them, and the other trials of the subject "
+                    "left out, are in no part",
+                    *_tuning_notes(studies),
+                ),
+            )
+        )
+    return splits
 
 
 def random_by_image(
@@ -173,6 +229,47 @@ def table_default(
     return (as_given if given else random_by_image)(studies, seed=seed)
 
 
+def _by_cluster(
+    name: str, studies: Sequence[Study], seed: int, vectors_of: VectorsOf | None, n_clusters: int
+) -> Split:
+    """Cluster the images by their target vectors and hold whole clusters out."""
+    if vectors_of is None:
+        raise InputError(
+            "`vectors_of`", expected="target vectors of the images, to cluster them", found="None"
+        )
+    from sklearn.cluster import KMeans
+
+    ids = sorted({i for study in studies for i in study.stimulus_ids})
+    if len(ids) < n_clusters:
+        raise InputError(f"protocol {name!r}", expected=f"at least {n_clusters} images", found=str(len(ids)))
+    vectors = np.asarray(vectors_of(ids), np.float32)
+    check_shape("vectors", vectors, "images features", images=len(ids))
+    cluster = KMeans(n_clusters, n_init=4, random_state=seed).fit(vectors).labels_
+    sizes = np.bincount(cluster, minlength=n_clusters)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
+    reached = np.cumsum(sizes[order]) / len(ids)
+    n_test = int(np.searchsorted(reached, TEST_SHARE)) + 1
+    n_held = int(np.searchsorted(reached, TEST_SHARE + VALIDATION_SHARE)) + 1
+    n_held = max(n_held, n_test + 1)
+    if n_held >= len(order):
+        raise InputError(
+            f"protocol {name!r}",
+            expected="clusters left for training",
+            found=f"{len(order)} clusters, the largest of {sizes.max()} of {len(ids)} images",
+        )
+    kept = {
+        part: {i for i, c in zip(ids, cluster, strict=True) if c in set(order[a:b])}
+        for part, a, b in (("test", 0, n_test), ("validation", n_test, n_held), ("train", n_held, None))
+    }
+    rows = {part: [_isin(study, kept[part]) for study in studies] for part in kept}
+    notes = (
+        f"whole clusters held out: {n_test} of {len(order)} for testing, {n_held - n_test} for validation",
+        INTERLEAVED,
+        *_tuning_notes(studies),
+    )
+    return _split(name, studies, rows["train"], rows["validation"], rows["test"], BY_IMAGE, notes=notes)
+
+
 def _by_test_rows(
     name: str,
     studies: Sequence[Study],
@@ -190,7 +287,7 @@ def _by_test_rows(
     chosen = [_isin(study, held_out) for study in studies]
     validation = [r & c for r, c in zip(rest, chosen, strict=True)]
     train = [r & ~c for r, c in zip(rest, chosen, strict=True)]
-    shared_runs = (INTERLEAVED,) if interleaved else ()
+    shared_runs = (INTERLEAVED, *_notes_of(studies, "shared_noise")) if interleaved else ()
     notes = (*notes, *shared_runs, *_tuning_notes(studies))
     return _split(name, studies, train, validation, test, BY_IMAGE, notes=notes)
 
@@ -262,6 +359,10 @@ def _isin(study: Study, ids: set[str]) -> Bools:
     return np.fromiter((i in ids for i in study.stimulus_ids), bool, len(study.trials))
 
 
+def _named(column: NDArray[Any], names: set[str]) -> Bools:
+    return np.fromiter((c in names for c in column), bool, len(column))
+
+
 def _column(study: Study, name: str) -> NDArray[Any]:
     if name not in study.trials.columns:
         raise InputError(
@@ -277,4 +378,8 @@ def _shared(study: Study) -> Bools:
 
 
 def _tuning_notes(studies: Sequence[Study]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(note for s in studies if (note := str(s.provenance.get("tuned_on_test", "")))))
+    return _notes_of(studies, "tuned_on_test")
+
+
+def _notes_of(studies: Sequence[Study], key: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for s in studies if (note := str(s.provenance.get(key, "")))))

@@ -14,7 +14,8 @@ from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.nsd import TREE, NSDOptions, check_release, find_subjects, open_subject
+from braindecode_suite.datasets.nsd import TREE, NSDOptions, find_subjects, open_subject
+from braindecode_suite.datasets.nsd_check import check_release
 from braindecode_suite.datasets.nsd_stimuli import NSDStimuli
 from braindecode_suite.datasets.simulate_nsd import write_study
 from braindecode_suite.datasets.simulate_oracle import Oracle
@@ -56,7 +57,7 @@ class SimulatedNSD:
             FileCheck(f"simulation/{name}", "ok" if (data_dir / "simulation" / name).is_file() else "missing")
             for name in names
         ]
-        return [*check_release(data_dir), *extra]
+        return [*check_release(data_dir, find_subjects(data_dir)), *extra]
 
     def oracle(self, data_dir: Path, subject: str) -> Oracle:
         """Return the oracle of one subject."""

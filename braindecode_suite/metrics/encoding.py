@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from braindecode_suite.core.checks import check_shape
-from braindecode_suite.core.errors import InputError
 from braindecode_suite.metrics.correlation import Floats, rowwise_pearson
 
 
@@ -28,33 +27,6 @@ def encoding_r(truth: ArrayLike, predicted: ArrayLike) -> Floats:
     check_shape("truth", a, "images units")
     check_shape("predicted", b, "images units", images=a.shape[0], units=a.shape[1])
     return rowwise_pearson(a.T, b.T)
-
-
-def noise_ceiling(ncsnr: ArrayLike, n_repeats: ArrayLike) -> Floats:
-    """Return the share of variance that could be explained, NC = ncsnr^2 / (ncsnr^2 + mean(1 / n)).
-
-    Parameters
-    ----------
-    ncsnr : array of shape (units,)
-        Signal over noise standard deviation of a single trial, as released.
-    n_repeats : int or array of shape (images,)
-        Repeats averaged in each scored image.
-
-    Returns
-    -------
-    array of shape (units,)
-
-    Examples
-    --------
-    >>> noise_ceiling([1.0], [1, 3, 3, 3]).round(3).tolist()
-    [0.667]
-    """
-    snr, n = np.asarray(ncsnr, dtype=np.float64), np.atleast_1d(np.asarray(n_repeats, dtype=np.float64))
-    if snr.size and np.nanmin(snr) < 0:
-        raise InputError("`ncsnr`", expected="values of at least 0", found=f"{np.nanmin(snr):.3g}")
-    if n.min() < 1:
-        raise InputError("`n_repeats`", expected="at least one repeat an image", found=f"{n.min():g}")
-    return snr**2 / (snr**2 + np.mean(1 / n))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +63,7 @@ def encoding_r2_nc(r: ArrayLike, ceiling: ArrayLike, *, threshold: float = 0.05)
     r : array of shape (units,)
         From `encoding_r`; NaN units are left out.
     ceiling : array of shape (units,)
-        From `noise_ceiling`.
+        From `core.noise.noise_ceiling`.
     threshold : float
 
     Returns

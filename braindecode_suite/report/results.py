@@ -34,6 +34,9 @@ TEXT_COLUMNS = [
     "fold",
     "repeat",
     "gallery_of",
+    "truth",
+    "predicted",
+    "run",
 ]
 
 
@@ -61,9 +64,9 @@ class Results:
         The score table, empty if there is none.
     facts : dict
         Everything textual; empty if there is none.
-    retrieval, images, history : DataFrame or None
-        One row a query, an image file, an epoch.
-    ncsnr, mask : Path or None
+    retrieval, images, history, predictions : DataFrame or None
+        One row a query, an image file, an epoch, a classified example.
+    ncsnr, mask, searchlight : Path or None
         NIfTI files.
     """
 
@@ -76,8 +79,10 @@ class Results:
     retrieval: pd.DataFrame | None = None
     images: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
+    predictions: pd.DataFrame | None = None
     ncsnr: Path | None = None
     mask: Path | None = None
+    searchlight: Path | None = None
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -179,6 +184,7 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
         )
     mask = folder / f"{stem}_mask.nii.gz"
     ncsnr = folder / f"{stem}_stat-ncsnr_statmap.nii.gz"
+    searchlight = folder / f"{stem}_stat-searchlight_statmap.nii.gz"
     return Results(
         output_dir=Path(output_dir),
         folder=folder,
@@ -189,8 +195,10 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
         retrieval=read_table(folder / f"{stem}_retrieval.tsv", ("stimulus_id", "rank", "gallery")),
         images=read_table(folder / f"{stem}_images.tsv", ("stimulus_id", "control", "path")),
         history=read_table(folder / f"{stem}_history.tsv", ("epoch",)),
+        predictions=read_table(folder / f"{stem}_predictions.tsv", ("model", "truth", "predicted")),
         ncsnr=ncsnr if ncsnr.is_file() else None,
         mask=mask if mask.is_file() else None,
+        searchlight=searchlight if searchlight.is_file() else None,
     )
 
 

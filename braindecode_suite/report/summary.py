@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from braindecode_suite.core.score import FIRST_FIVE
+from braindecode_suite.report.classification import verdict_sentence
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, pooled, seed_spread, tone, versus_row, where
 from braindecode_suite.report.wording import (
@@ -116,8 +117,8 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
     )
     found.append(
         (
-            "Classification",
-            "Share of test items given their own label.",
+            "Names the right class",
+            "Share of test examples given their own label.",
             pick(results, "accuracy", model=model),
         )
     )
@@ -152,14 +153,20 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
             ceiling if not missing(row["ceiling"]) else "none for this score",
         )
     )
-    facts.append(("n", integer(row["n"]) + (f" {row['ci_over']}s" if row["ci_over"] else "")))
-    if row["level"]:
+    classified = metric in ("accuracy", "balanced_accuracy")
+    if classified:
+        facts.append(("n", f"{integer(row['n'])} test examples"))
+        facts.append(("Interval over", f"{row['ci_over']}s"))
+    else:
+        facts.append(("n", integer(row["n"]) + (f" {row['ci_over']}s" if row["ci_over"] else "")))
+    if row["level"] and not classified:
         facts.append(("Level", level_words(row)))
     if not missing(row["gallery"]):
         facts.append(("Gallery", f"{integer(row['gallery'])} images"))
     if row["candidates"] and (row["candidates"] != "all" or metric == "identification"):
         facts.append(("Against", CANDIDATE_NOTES.get(row["candidates"], row["candidates"])))
-    facts.append(("Judged by", scorer_title(row["scorer"]) if row["scorer"] else "the pixels"))
+    if not classified:
+        facts.append(("Judged by", scorer_title(row["scorer"]) if row["scorer"] else "the pixels"))
     seeds = f", seed{'s' if pooled(row['seed']) else ''} {row['seed']}" if row["seed"] else ""
     facts.append(("Model", model_title(row["model"]) + seeds))
     spread = seed_spread(results, row)
@@ -261,7 +268,12 @@ def controls_of(results: Results) -> list[str]:
 
 def verdict(results: Results) -> list[str]:
     """Return what the intervals say, in plain sentences."""
-    found = [_retrieval_sentence(results), *_pixel_sentences(results), *_control_sentences(results)]
+    found = [
+        verdict_sentence(results),
+        _retrieval_sentence(results),
+        *_pixel_sentences(results),
+        *_control_sentences(results),
+    ]
     sentences = [text[:1].upper() + text[1:] for text in found if text]
     return sentences or ["No headline score was computed: see the steps that were skipped or failed."]
 

@@ -42,6 +42,9 @@ CONTROL_TITLES: Mapping[str, str] = {
     "flat-grey": "Flat grey",
     "blurred-truth": "Blurred truth",
     "true-image": "Seen image itself",
+    "motion": "Head motion alone",
+    "reaction-time": "Reaction time alone",
+    "eye": "Eye signals alone",
 }
 CONTROL_NOTES: Mapping[str, str] = {
     "brain": "decoded from the recordings",
@@ -56,6 +59,9 @@ CONTROL_NOTES: Mapping[str, str] = {
     "flat-grey": "one grey image for all",
     "blurred-truth": "the seen image, blurred: what the metric gives for no detail at all",
     "true-image": "the seen image itself, read by the same network: its own errors",
+    "motion": "the same classifier on recorded head motion, without the brain",
+    "reaction-time": "the same classifier on reaction times, without the brain",
+    "eye": "the same classifier on recorded eye signals, without the brain",
 }
 LEVEL_NOTES: Mapping[str, str] = {
     "single": "single trials",
@@ -78,6 +84,8 @@ MODEL_TITLES: Mapping[str, str] = {
     "mindeye": "MindEye",
     "ridge": "ridge",
     "image-prior": "image prior",
+    "lda": "shrinkage LDA",
+    "linear-svm": "linear SVM",
 }
 PROPORTIONS = (
     "retrieval_",

@@ -7,5 +7,6 @@ WORKFLOWS = Registry(
     {
         "mindeye": "braindecode_suite.workflows.mindeye:MindEyeWorkflow",
         "image-prior": "braindecode_suite.workflows.image_prior:ImagePriorWorkflow",
+        "classical-decoding": "braindecode_suite.workflows.classical:ClassicalWorkflow",
     },
 )

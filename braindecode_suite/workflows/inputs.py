@@ -28,7 +28,7 @@ CATALOGUES: dict[str, Registry] = {
 def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None]:
     """Return the dataset called `name`, or that reads the folder `name`, with the folder of its data.
 
-    A folder with a ``trials.tsv`` is read as ``table``.
+    A folder with a ``trials.tsv`` is read as ``table``, one with a ``dataset_description.json`` (BIDS) as ``bids-fmri``.
     """
     if name in DATASETS:
         return DATASETS[name], data_dir
@@ -36,14 +36,19 @@ def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None
     if folder.is_dir():
         if (folder / "trials.tsv").is_file() or any(folder.glob("sub-*/trials.tsv")):
             return DATASETS["table"], data_dir or folder
-        found = "a BIDS folder" if (folder / "dataset_description.json").is_file() else "a folder without it"
-        hint = "BIDS folders are not read directly yet; see `bds describe table` for the folder of one's own data"
+        if (folder / "dataset_description.json").is_file():
+            return DATASETS["bids-fmri"], data_dir or folder
         raise InputError(
-            folder, expected="a catalogue name, or a folder with a trials.tsv", found=found, hint=hint
+            folder,
+            expected="a catalogue name, or a folder with a trials.tsv or a dataset_description.json",
+            found="a folder without them",
+            hint="see `bds describe table` and `bds describe bids-fmri`",
         )
     if "/" in name:
         raise InputError(
-            folder, expected="a catalogue name, or a folder with a trials.tsv", found="nothing there"
+            folder,
+            expected="a catalogue name, or a folder with a trials.tsv or a dataset_description.json",
+            found="nothing there",
         )
     DATASETS.resolve(name)  # raises, with the nearest name
     raise UnknownName("dataset", expected="a catalogue name", found=repr(name))

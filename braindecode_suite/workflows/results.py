@@ -18,7 +18,7 @@ from braindecode_suite import __version__
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.score import Score, write_scores
-from braindecode_suite.core.spaces import Space
+from braindecode_suite.core.spaces import ParcelSpace, Space, SurfaceSpace, VoxelSpace
 from braindecode_suite.workflows.steps import write_arrays
 
 IGNORED = ("*.html", "desc-*_scores.tsv", "models/", "logs/", "work/", "sub-*/decoding/", ".*")
@@ -48,6 +48,7 @@ IMAGE_COLUMNS = [
     "identification",
     "source",
 ]
+PREDICTION_COLUMNS = ["example", "model", "fold", "run", "stimulus_id", "truth", "predicted"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,10 +103,12 @@ class SubjectResults:
     retrieval : list of dict
         Rows of RETRIEVAL_COLUMNS.
     images : list of ResultImage
+    predictions : list of dict
+        Rows of PREDICTION_COLUMNS: the class of every tested example, true and predicted.
     history : list of dict
         One row a model, seed and epoch.
     maps : dict of str to array of shape (units,)
-        Written as ``stat-<name>_statmap.nii.gz`` where `space` is a volume.
+        Written as ``stat-<name>_statmap.nii.gz`` where `space` is a volume, ``.shape.gii`` a hemisphere where it is a surface.
     space : Space or None
     models : dict of str to Path
         File name in the model folder to the file to copy there.
@@ -121,6 +124,7 @@ class SubjectResults:
     similarity: dict[str, np.ndarray] = field(default_factory=dict)
     retrieval: list[dict[str, Any]] = field(default_factory=list)
     images: list[ResultImage] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     space: Space | None = None
@@ -204,6 +208,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
     _write_arrays(path("latents.npz"), results.latents)
     _write_arrays(path("similarity.npz"), results.similarity)
     _write_table(path("retrieval.tsv"), results.retrieval, RETRIEVAL_COLUMNS)
+    if results.predictions:
+        _write_table(path("predictions.tsv"), results.predictions, PREDICTION_COLUMNS)
     history_columns = list(
         dict.fromkeys(["model", "seed", "epoch", *(k for row in results.history for k in row)])
     )
@@ -275,11 +281,16 @@ def _write_image(base: Path, label: str, image: ResultImage) -> dict[str, Any]:
 
 
 def _write_maps(results: SubjectResults, path: Any) -> None:
-    mask = getattr(results.space, "mask", None)
-    if results.space is None or mask is None:
+    """Write maps back onto the brain: NIfTI of a volume or of parcels with a volume, a GIFTI a hemisphere of a surface."""
+    space = results.space
+    if isinstance(space, SurfaceSpace):
+        for name, values in results.maps.items():
+            for side, image in space.inverse_transform(values).items():
+                image.to_filename(path(f"hemi-{side[0].upper()}_stat-{name}_statmap.shape.gii"))
         return
-    for name, values in results.maps.items():
-        results.space.inverse_transform(values).to_filename(path(f"stat-{name}_statmap.nii.gz"))
-    results.space.inverse_transform(np.ones(results.space.n_units, np.float32)).to_filename(
-        path("mask.nii.gz")
-    )
+    if isinstance(space, ParcelSpace) and space.volume is None:
+        return
+    if isinstance(space, VoxelSpace | ParcelSpace):
+        for name, values in results.maps.items():
+            space.inverse_transform(values).to_filename(path(f"stat-{name}_statmap.nii.gz"))
+        space.inverse_transform(np.ones(space.n_units, np.float32)).to_filename(path("mask.nii.gz"))

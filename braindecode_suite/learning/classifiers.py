@@ -1,0 +1,126 @@
+"""Linear classifiers by name, made for permutations: what does not depend on the labels is computed once a fold.
+
+``CLASSIFIERS[name](train, test, groups)`` prepares one fold; ``predict(labels)`` then fits on these labels, with the strength of
+its regularisation chosen inside the training rows, and classifies the test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braindecode_suite.core.checks import check_finite, check_shape
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.learning.shrinkage_lda import shrinkage_lda
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+RIDGE_PENALTIES = tuple(10.0**k for k in range(-1, 7))  # on features of unit variance
+SVM_COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+class FoldClassifier(Protocol):
+    """A fold made ready: its training and test rows are fixed, the labels are not."""
+
+    def predict(self, labels: Labels) -> tuple[Labels, str]:
+        """Fit on the labels of the training rows; return the classes of the test rows and what was chosen inside."""
+        ...
+
+
+class LDA:
+    """Linear discriminant analysis; the shrinkage is Ledoit and Wolf's, from the training rows alone."""
+
+    def __init__(self, train: Floats, test: Floats, groups: NDArray[np.generic]) -> None:
+        _check(train, test, groups)
+        self.train, self.test = train, test
+
+    def predict(self, labels: Labels) -> tuple[Labels, str]:
+        """Return the classes of the test rows; nothing is left to choose."""
+        return shrinkage_lda(self.train, labels, self.test), "Ledoit-Wolf shrinkage"
+
+
+class Ridge:
+    """Ridge regression to one column of -1 and 1 for each class; the penalty is chosen by leaving training groups out.
+
+    The same as scikit-learn's ``RidgeClassifier``. For given features the scores are a fixed matrix times the columns, so
+    that all penalties and inner folds are computed before the labels are known.
+    """
+
+    def __init__(self, train: Floats, test: Floats, groups: NDArray[np.generic]) -> None:
+        _check(train, test, groups)
+        self.outer = [(np.arange(len(train)), _smoothers(train, test))]
+        self.inner = []
+        for group in np.unique(groups):
+            left, kept = np.flatnonzero(groups == group), np.flatnonzero(groups != group)
+            self.inner.append((left, kept, _smoothers(train[kept], train[left])))
+
+    def predict(self, labels: Labels) -> tuple[Labels, str]:
+        """Return the classes of the test rows and the penalty chosen; ties go to the stronger penalty."""
+        classes, index = np.unique(labels, return_inverse=True)
+        columns = 2.0 * (index[:, None] == np.arange(len(classes))) - 1.0  # (train, classes)
+        right = np.zeros(len(RIDGE_PENALTIES))
+        for left, kept, smoothers in self.inner:
+            scores = smoothers @ columns[kept]  # (penalties, left out, classes)
+            right += np.sum(scores.argmax(axis=-1) == index[left], axis=1)
+        best = len(right) - 1 - int(np.argmax(right[::-1]))
+        _, smoothers = self.outer[0]
+        chosen = f"penalty {RIDGE_PENALTIES[best]:g}"
+        return np.asarray(classes[(smoothers[best] @ columns).argmax(axis=-1)]), chosen
+
+
+class LinearSVM:
+    """Linear support vector machine (scikit-learn's ``SVC``, one against one); the cost is chosen by leaving groups out."""
+
+    def __init__(self, train: Floats, test: Floats, groups: NDArray[np.generic]) -> None:
+        _check(train, test, groups)
+        self.kernel, self.cross = train @ train.T, test @ train.T
+        self.folds = [(np.flatnonzero(groups != g), np.flatnonzero(groups == g)) for g in np.unique(groups)]
+
+    def predict(self, labels: Labels) -> tuple[Labels, str]:
+        """Return the classes of the test rows and the cost chosen; ties go to the smaller cost."""
+        from sklearn.svm import SVC
+
+        right = np.zeros(len(SVM_COSTS))
+        for kept, left in self.folds:
+            for k, cost in enumerate(SVM_COSTS):
+                machine = SVC(C=cost, kernel="precomputed").fit(self.kernel[np.ix_(kept, kept)], labels[kept])
+                right[k] += np.sum(machine.predict(self.kernel[np.ix_(left, kept)]) == labels[left])
+        cost = SVM_COSTS[int(np.argmax(right))]
+        machine = SVC(C=cost, kernel="precomputed").fit(self.kernel, labels)
+        return np.asarray(machine.predict(self.cross)), f"cost {cost:g}"
+
+
+CLASSIFIERS: Mapping[str, Callable[[Floats, Floats, NDArray[np.generic]], FoldClassifier]] = {
+    "lda": LDA,
+    "ridge": Ridge,
+    "linear-svm": LinearSVM,
+}
+
+
+def _smoothers(train: Floats, test: Floats) -> Floats:
+    """Return the matrices that turn training columns into ridge predictions, of shape (penalties, test, train)."""
+    centre = train.mean(axis=0)
+    values, vectors = np.linalg.eigh((train - centre) @ (train - centre).T)
+    values = np.maximum(values, 0)
+    cross = (test - centre) @ (train - centre).T @ vectors  # (test, train)
+    mean = np.full((len(train), len(train)), 1 / len(train))
+    found = []
+    for penalty in RIDGE_PENALTIES:
+        centred = (cross / (values + penalty)) @ vectors.T
+        found.append(centred @ (np.eye(len(train)) - mean) + 1 / len(train))
+    return np.stack(found)
+
+
+def _check(train: Floats, test: Floats, groups: NDArray[np.generic]) -> None:
+    check_shape("train", train, "train features")
+    check_shape("test", test, "test features", features=train.shape[1])
+    check_shape("groups", groups, "train", train=len(train))
+    check_finite("`train`", train)
+    check_finite("`test`", test)
+    if len(np.unique(groups)) < 2:
+        raise InputError(
+            "`groups`", expected="at least two groups of training rows, to choose by", found="one"
+        )

@@ -1,0 +1,218 @@
+"""What was decoded as which class: the confusion matrix, its table, and where on the brain it can be decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
+from braindecode_suite.report.results import Results, mapping
+from braindecode_suite.report.selection import pick
+from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
+from braindecode_suite.report.wording import (
+    control_title,
+    integer,
+    listed,
+    model_title,
+    number,
+    p_text,
+    percent,
+)
+
+MOST_CLASSES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """The section of a report that shows classes."""
+
+    confusion: FigureBlock
+    scores: Table
+    searchlight: FigureBlock | None
+    facts: list[tuple[str, str]]
+
+
+def classification(results: Results) -> Classification | None:
+    """Return the section, or None where nothing was classified."""
+    table = results.predictions
+    if table is None:
+        return None
+    model = results.primary
+    own = table[table["model"] == model]
+    searchlight = (
+        None if results.searchlight is None else searchlight_slices(results.searchlight, results.mask)
+    )
+    known = mapping(results.facts.get("classification"))
+    return Classification(
+        confusion=confusion_figure(own if len(own) else table, model_title(model)),
+        scores=score_table(results),
+        searchlight=searchlight,
+        facts=[
+            (str(key), ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            for key, value in known.items()
+            if value is not None
+        ],
+    )
+
+
+def confusion_figure(table: pd.DataFrame, model: str) -> FigureBlock:
+    """Return the confusion matrix of one model: a true class a row, the share called each class in it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a test example, columns ``truth`` and ``predicted``.
+    model : str
+    """
+    classes = sorted({*table["truth"], *table["predicted"]})
+    counts = pd.crosstab(table["truth"], table["predicted"]).reindex(
+        index=classes, columns=classes, fill_value=0
+    )
+    totals = counts.to_numpy().sum(axis=1, keepdims=True)
+    share = counts.to_numpy() / np.maximum(totals, 1)
+    size = min(8.0, 2.2 + 0.55 * len(classes))
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(size + 0.6, size)
+        axis = figure.subplots()
+        drawn = axis.imshow(share, cmap="viridis", vmin=0, vmax=1)
+        axis.grid(visible=False)
+        if len(classes) <= MOST_CLASSES:
+            axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+            axis.set_yticks(range(len(classes)), classes)
+        if len(classes) <= 12:
+            for i, j in np.ndindex(share.shape):
+                if counts.iat[i, j]:
+                    colour = "#000000" if share[i, j] > 0.6 else "#ffffff"
+                    axis.text(
+                        j, i, str(counts.iat[i, j]), ha="center", va="center", color=colour, fontsize=10
+                    )
+        axis.set_xlabel("called")
+        axis.set_ylabel("was")
+        bar = figure.colorbar(drawn, ax=axis, fraction=0.046, pad=0.03)
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)
+    mistakes = [
+        (int(counts.iat[i, j]), f"{classes[i]} called {classes[j]} {counts.iat[i, j]} times")
+        for i, j in np.ndindex(share.shape)
+        if i != j and counts.iat[i, j]
+    ]
+    worst = [words for _, words in sorted(mistakes, reverse=True)[:3]]
+    alt = f"Confusion matrix of {len(classes)} classes, {int(np.trace(counts.to_numpy()))} of {len(table)} examples right"
+    alt += f"; most often {listed(worst)}." if worst else "."
+    return draw(
+        "confusion",
+        figure,
+        alt,
+        f"What each class was called by {model}: counts of {integer(len(table))} test examples, every one decoded once.",
+        "a bright diagonal. Bright cells off it are classes taken for one another; a bright column is a class that swallows the others.",
+    )
+
+
+def score_table(results: Results) -> Table:
+    """Return the accuracies: all units, regions, nuisances, and differences from the other classifiers."""
+    rows = results.scores[results.scores["metric"].isin(["accuracy", "balanced_accuracy"])]
+    cells = []
+    for row in rows.to_dict("records"):
+        what = model_title(row["model"]) if row["control"] == "brain" else control_title(row["control"])
+        what += (
+            f" minus {model_title(row['versus']) if row['versus'] in results.models else control_title(row['versus'])}"
+            if row["versus"]
+            else ""
+        )
+        what += ", balanced" if row["metric"] == "balanced_accuracy" else ""
+        cells.append(
+            [
+                what,
+                row["roi"] or "all units",
+                number(row["value"]),
+                interval_cell(row),
+                row["ci_over"],
+                number(row["chance"]),
+                p_text(row["p_value"]),
+                row["p_correction"],
+                integer(row["n"]),
+            ]
+        )
+    table = Table(
+        caption="Accuracy of classifiers, regions and nuisances",
+        headings=[
+            "decoder",
+            "units",
+            "accuracy",
+            "95\u00a0% interval",
+            "over",
+            "chance",
+            "p",
+            "correction",
+            "n",
+        ],
+        rows=cells,
+        numeric=[False, False, True, True, False, True, True, False, True],
+    )
+    return without_idle_columns(table)
+
+
+def verdict_sentence(results: Results) -> str:
+    """Return the headline in words, empty where nothing was classified."""
+    row = pick(results, "accuracy", model=results.primary)
+    if row is None or results.predictions is None:
+        return ""
+    n_classes = results.predictions["truth"].nunique()
+    words = f"{model_title(row['model'])} names the right one of {n_classes} classes in {percent(row['value'])} of {integer(row['n'])} test examples"
+    if pd.notna(row["chance"]):
+        words += f" (chance {percent(row['chance'])}, p = {p_text(row['p_value'])})"
+        if pd.notna(row["ci_low"]) and row["ci_low"] <= row["chance"]:
+            words += ", which its interval does not set apart from chance"
+    return words + "."
+
+
+def searchlight_slices(path: Path, mask_file: Path | None, most: int = 12) -> FigureBlock | None:
+    """Return axial slices of the searchlight map, or None if it holds nothing."""
+    image = nib.as_closest_canonical(nib.nifti1.load(path))
+    volume = np.asarray(image.dataobj, np.float32)
+    inside = volume != 0
+    if mask_file is not None:
+        inside = np.asarray(nib.as_closest_canonical(nib.nifti1.load(mask_file)).dataobj) > 0
+    if not inside.any():
+        return None
+    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(inside))
+    shown = np.where(inside, volume, np.nan)[box]
+    filled = np.flatnonzero(np.isfinite(shown).any((0, 1)))
+    chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(most, len(filled))).round().astype(int))]
+    columns = min(6, len(chosen))
+    rows = -(-len(chosen) // columns)
+    width = min(8.5, 1.2 + 3.4 * columns)
+    step = image.header.get_zooms()[:3]
+    tall = (width - 1.2) / columns * shown.shape[1] * step[1] / (shown.shape[0] * step[0])
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(width, 0.2 + (min(tall, 3.5) + 0.25) * rows)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, z in zip(axes.flat, chosen, strict=False):
+            drawn = axis.imshow(
+                shown[:, :, z].T,
+                origin="lower",
+                cmap="viridis",
+                vmin=0,
+                vmax=float(np.nanmax(shown)),
+                interpolation="nearest",
+                aspect=step[1] / step[0],
+            )
+            axis.set_title(f"z = {z + box[2].start}", fontsize=9)
+        bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.02)
+        bar.set_label("accuracy")
+        bar.outline.set_visible(False)
+    best = float(np.nanmax(shown))
+    return draw(
+        "searchlight",
+        figure,
+        f"{len(chosen)} axial slices of the searchlight map; accuracy from {float(np.nanmin(shown)):.2f} to {best:.2f}.",
+        "Accuracy of a classifier that sees only a sphere around each voxel; the left of a slice is the subject's left.",
+        "bright patches of several voxels. The map is descriptive: spheres overlap, and its best voxel is the best of many.",
+    )

@@ -1,0 +1,487 @@
+"""Decode categories with linear classifiers, leaving runs out: a lab's first question.
+
+Rows are cleaned run by run, averaged over blocks, and classified in folds that the protocol makes. Whatever a classifier
+chooses is chosen inside the training part. The classifier of the headline is named beforehand; others stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat
+
+from braindecode_suite.core.detrend import Detrend
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.recipe import Recipe, Step, ZScore
+from braindecode_suite.core.score import Score
+from braindecode_suite.core.spaces import VoxelSpace
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.datasets import PROTOCOLS
+from braindecode_suite.metrics.bootstrap import bootstrap_mean, paired_difference
+from braindecode_suite.metrics.classification import balanced_accuracy
+from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, PermutationTest, false_discovery_rate
+from braindecode_suite.metrics.statistics import searchlight_accuracy
+from braindecode_suite.workflows.classical_examples import Examples, make_examples, nuisance_columns
+from braindecode_suite.workflows.classical_scoring import (
+    Decoder,
+    Fold,
+    Relabelling,
+    fixed_model_test,
+    make_folds,
+    nuisance_folds,
+    refitted_test,
+    relabelling_of,
+    right,
+)
+from braindecode_suite.workflows.facts import is_plain
+from braindecode_suite.workflows.job import Job, WorkflowConfig
+from braindecode_suite.workflows.results import SubjectResults
+from braindecode_suite.workflows.steps import Arrays, Steps
+
+Name = Literal["lda", "ridge", "linear-svm"]
+Permutations = Annotated[int, Field(ge=MIN_PERMUTATIONS)]
+
+
+class ClassicalConfig(WorkflowConfig):
+    """Config of the workflow.
+
+    Attributes
+    ----------
+    label : str
+        Column of the trials, or of the stimuli's attributes, to decode.
+    ignore : tuple of str
+        Labels that are no class.
+    average : str or None
+        Column of the trials whose stretches are averaged; empty for single rows; None for ``block`` where there is one.
+    detrend : int or None
+        Order of the polynomial taken out of each run; None leaves drifts in (single-trial betas have none).
+    zscore : {'run', 'session', ''}
+        Units are z-scored within each, without labels.
+    classifier : {'lda', 'ridge', 'linear-svm'}
+        That of the headline.
+    beside : tuple of the same
+        Others, on the same examples.
+    rois : bool
+        Decode also from each region alone and from all but it.
+    nuisance : bool
+        Decode also from motion, reaction time and eye signals, where recorded.
+    searchlight_radius : float
+        In millimetres; 0 for no searchlight.
+    n_permutations : int
+        Relabellings with all folds refitted, for the headline and for regions alone.
+    n_bootstrap : int
+    """
+
+    label: str = "category"
+    ignore: tuple[str, ...] = ("rest",)
+    average: str | None = None
+    detrend: int | None = None
+    zscore: Literal["run", "session", ""] = "run"
+    classifier: Name = "lda"
+    beside: tuple[Name, ...] = ()
+    rois: bool = True
+    nuisance: bool = True
+    searchlight_radius: NonNegativeFloat = 0.0
+    n_permutations: Permutations = MIN_PERMUTATIONS
+    n_bootstrap: Annotated[int, Field(ge=100)] = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """What all decoders of one subject share."""
+
+    study: Study
+    examples: Examples
+    splits: list[Split]
+    folds: list[Fold]
+    y: np.ndarray
+    relabelling: Relabelling
+    over: str
+    units: np.ndarray
+
+
+class ClassicalWorkflow:
+    """Category decoding with linear classifiers in folds: regions, searchlight, permutations, nuisance controls."""
+
+    name: ClassVar[str] = "classical-decoding"
+    label: ClassVar[str] = "classicaldecoding"
+    config_class: ClassVar[type[WorkflowConfig]] = ClassicalConfig
+
+    def __init__(self, config: ClassicalConfig, job: Job) -> None:
+        self.config, self.job = config, job
+        self.protocol = config.protocol or job.dataset.card.protocols[0]
+
+    def plan(self) -> Sequence[str]:
+        """Return the names of the steps."""
+        names = ["open the study", f"decode by {self.config.classifier}", "relabel and refit"]
+        names += [f"decode by {name}" for name in self._beside()]
+        names += ["regions"] if self.config.rois else []
+        names += ["nuisances"] if self.config.nuisance else []
+        return [*names, "searchlight"] if self.config.searchlight_radius else names
+
+    def run(self, steps: Steps) -> SubjectResults:
+        """Do everything for one subject."""
+        with steps.block("open the study"):
+            work = self._open()
+        results = SubjectResults(space=work.study.space)
+        models: list[dict[str, Any]] = []
+        correct: dict[str, np.ndarray] = {}
+        for name in (self.config.classifier, *self._beside()):
+            predicted, chosen = self._decode(steps, work, name)
+            headline = name == self.config.classifier
+            test = self._test(steps, work, name, predicted, refit=headline)
+            tested, correct[name] = right(predicted, work.y)
+            score = self._score(work, name, predicted, test)
+            results.scores.append(score)
+            results.scores += self._balanced(work, score, predicted)
+            results.predictions += prediction_rows(work, name, predicted)
+            results.latents[f"{name}_null"] = test.null
+            models.append(
+                {
+                    "name": name,
+                    "chosen inside the training parts": chosen,
+                    **_test_facts(test, work, headline),
+                }
+            )
+            if not headline:
+                results.scores.append(self._difference(work, score, correct, tested, name))
+        results.latents["labels"] = work.examples.labels
+        results.latents["run"] = work.examples.run
+        self._regions(steps, work, results)
+        self._nuisances(steps, work, results, correct[self.config.classifier])
+        self._searchlight(steps, work, results)
+        results.facts = self._facts(work, models, results)
+        return results
+
+    def _beside(self) -> list[Name]:
+        return [name for name in self.config.beside if name != self.config.classifier]
+
+    def _open(self) -> _Work:
+        job, config = self.job, self.config
+        study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **config.dataset_options)
+        if len(study.responses.shape) != 2:
+            raise InputError(
+                f"{study.dataset} sub-{study.subject}",
+                expected="responses of shape (trials, units)",
+                found=str(study.responses.shape),
+            )
+        splits = PROTOCOLS[self.protocol]([study], seed=job.seed)
+        examples = make_examples(study, config.label, config.ignore, config.average)
+        folds = make_folds(study, examples, splits, self._recipe())
+        y = np.unique(examples.labels.astype(str), return_inverse=True)[1]
+        over, units = _resampled(examples, splits[0])
+        return _Work(
+            study=study,
+            examples=examples,
+            splits=splits,
+            folds=folds,
+            y=y,
+            relabelling=relabelling_of(examples, y, splits[0]),
+            over=over,
+            units=units,
+        )
+
+    def _recipe(self) -> Recipe:
+        steps: list[Step] = []
+        if self.config.detrend is not None:
+            steps.append(Detrend(self.config.detrend))
+        if self.config.zscore:
+            columns = ("session", "run") if self.config.zscore == "run" else ("session",)
+            steps.append(ZScore(by=columns, scope="heldout-block"))
+        return Recipe(tuple(steps))
+
+    def _key(self, work: _Work, **more: Any) -> dict[str, Any]:
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "splits": [split.hash for split in work.splits],
+            "seed": self.job.seed,
+            **more,
+        }
+
+    def _decode(self, steps: Steps, work: _Work, name: str) -> tuple[np.ndarray, dict[str, int]]:
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            predicted, chosen = Decoder(work.folds, name).decode(work.y)
+            return {"predicted": predicted}, dict(chosen.most_common())
+
+        arrays, chosen = steps.arrays(f"decode by {name}", self._key(work, classifier=name), compute)
+        return arrays["predicted"], chosen
+
+    def _test(
+        self,
+        steps: Steps,
+        work: _Work,
+        name: str,
+        predicted: np.ndarray,
+        *,
+        refit: bool,
+        units: np.ndarray | None = None,
+        label: str = "",
+    ) -> PermutationTest:
+        n, seed = self.config.n_permutations, self.job.seed
+        if not refit:
+            return fixed_model_test(predicted, work.y, work.relabelling, n_permutations=n, seed=seed)
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            test = refitted_test(
+                Decoder(work.folds, name, units), work.y, work.relabelling, n_permutations=n, seed=seed
+            )
+            return {"null": test.null}, {"observed": test.observed, "p_value": test.p_value}
+
+        what = f"relabel and refit {label}".strip()
+        arrays, facts = steps.arrays(what, self._key(work, classifier=name, units=label), compute)
+        return PermutationTest(
+            observed=facts["observed"],
+            p_value=facts["p_value"],
+            null=arrays["null"],
+            n_distinct=work.relabelling.n_distinct,
+            tail="greater",
+        )
+
+    def _score(self, work: _Work, name: str, predicted: np.ndarray, test: PermutationTest | None) -> Score:
+        tested, values = right(predicted, work.y)
+        interval = bootstrap_mean(
+            values,
+            work.units[tested],
+            over=work.over,
+            seed=self.job.seed,
+            n_resamples=self.config.n_bootstrap,
+        )
+        return Score(
+            subject=self.job.subject,
+            metric="accuracy",
+            value=interval.value,
+            ci_low=interval.low,
+            ci_high=interval.high,
+            ci_over=work.over,
+            chance=None if test is None else test.chance,
+            p_value=None if test is None else test.p_value,
+            p_correction="" if test is None else "uncorrected",
+            n=interval.n_rows,
+            n_repeats=float(np.mean([len(work.examples.rows[i]) for i in tested])),
+            n_subjects=1,
+            candidates="all",
+            level="mean-signal" if work.examples.averaged else "single",
+            model=name,
+            target=self.config.label,
+            split=self.protocol,
+        )
+
+    def _balanced(self, work: _Work, score: Score, predicted: np.ndarray) -> list[Score]:
+        """Return the balanced accuracy where classes are not equally frequent; its chance is known."""
+        tested, _ = right(predicted, work.y)
+        _, counts = np.unique(work.y[tested], return_counts=True)
+        if len(set(counts.tolist())) == 1:
+            return []
+        value = balanced_accuracy(work.y[tested], predicted[tested])
+        plain = replace(score, ci_low=None, ci_high=None, ci_over="", p_value=None, p_correction="")
+        return [replace(plain, metric="balanced_accuracy", value=value, chance=1 / len(counts))]
+
+    def _difference(
+        self, work: _Work, score: Score, correct: dict[str, np.ndarray], tested: np.ndarray, versus: str
+    ) -> Score:
+        interval = paired_difference(
+            correct[self.config.classifier],
+            correct[versus],
+            work.units[tested],
+            over=work.over,
+            seed=self.job.seed,
+            n_resamples=self.config.n_bootstrap,
+        )
+        return replace(
+            score,
+            model=self.config.classifier,
+            versus=versus,
+            value=interval.value,
+            ci_low=interval.low,
+            ci_high=interval.high,
+            chance=None,
+            p_value=None,
+            p_correction="",
+        )
+
+    def _regions(self, steps: Steps, work: _Work, results: SubjectResults) -> None:
+        """Add accuracy from each region alone, and from all units but it."""
+        if not self.config.rois:
+            return
+        rois = {name: member for name, member in work.study.space.rois.items() if member.any()}
+        if not rois:
+            steps.skip("regions", "the study has no regions of interest")
+            return
+        name = self.config.classifier
+        alone: list[Score] = []
+        for roi, member in rois.items():
+            predicted, _ = Decoder(work.folds, name, member).decode(work.y)
+            test = self._test(steps, work, name, predicted, refit=True, units=member, label=roi)
+            alone.append(replace(self._score(work, name, predicted, test), roi=roi))
+            if not member.all():
+                rest, _ = Decoder(work.folds, name, ~member).decode(work.y)
+                results.scores.append(replace(self._score(work, name, rest, None), roi=f"all but {roi}"))
+        corrected = false_discovery_rate([score.p_value or np.nan for score in alone])
+        results.scores += [
+            replace(score, p_value=float(p), p_correction="fdr-bh over regions")
+            for score, p in zip(alone, corrected, strict=True)
+        ]
+
+    def _nuisances(self, steps: Steps, work: _Work, results: SubjectResults, brain: np.ndarray) -> None:
+        """Add accuracy from recorded nuisances alone: what the classifier would reach without the brain."""
+        if not self.config.nuisance:
+            return
+        found = nuisance_columns(work.study)
+        if not found:
+            steps.skip("nuisances", "neither motion, reaction times nor eye signals are in the trials")
+            return
+        for control, columns in found.items():
+            with steps.block(f"nuisances: {control}"):
+                folds = nuisance_folds(work.study, work.examples, work.folds, columns)
+                predicted, _ = Decoder(folds, self.config.classifier).decode(work.y)
+                test = self._test(steps, work, self.config.classifier, predicted, refit=False)
+                score = replace(
+                    self._score(work, self.config.classifier, predicted, test), control=control, level=""
+                )
+                results.scores.append(score)
+                tested, values = right(predicted, work.y)
+                both = {self.config.classifier: brain, control: values}
+                results.scores.append(
+                    replace(self._difference(work, score, both, tested, control), control="brain")
+                )
+
+    def _searchlight(self, steps: Steps, work: _Work, results: SubjectResults) -> None:
+        """Add the map of accuracies in spheres; rows are cleaned within runs, so that no fold sees another's."""
+        if not self.config.searchlight_radius:
+            return
+        space = work.study.space
+        if not isinstance(space, VoxelSpace) or "run" not in work.splits[0].disjoint:
+            steps.skip("searchlight", "needs voxels of a volume and a protocol that leaves runs out")
+            return
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            accuracies = searchlight_accuracy(
+                space,
+                work.folds[0].features,
+                work.examples.labels,
+                work.examples.run,
+                radius=self.config.searchlight_radius,
+            )
+            return {"accuracy": accuracies}, {}
+
+        arrays, _ = steps.arrays("searchlight", self._key(work), compute)
+        results.maps["searchlight"] = arrays["accuracy"].astype(np.float32)
+
+    def _facts(self, work: _Work, models: list[dict[str, Any]], results: SubjectResults) -> dict[str, Any]:
+        study, examples = work.study, work.examples
+        provenance = dict(study.provenance)
+        warnings = [str(warning) for warning in provenance.pop("warnings", [])]
+        recipe = study.prepared(self._recipe(), np.arange(len(study.trials))).recipe
+        return {
+            "seeds": [self.job.seed],
+            "study": {
+                "n_trials": len(study.trials),
+                "n_units": study.n_units,
+                "n_valid": study.n_units if study.valid is None else int(study.valid.sum()),
+                "unit": study.unit,
+                "sessions": int(study.trials["session"].nunique()),
+                "rois": {name: int(member.sum()) for name, member in study.space.rois.items()},
+                "warnings": warnings,
+                "provenance": {key: value for key, value in provenance.items() if is_plain(value)},
+            },
+            "splits": [split.card() for split in work.splits],
+            "recipe": [] if recipe is None else recipe.describe(),
+            "models": models,
+            "classification": {
+                "label": self.config.label,
+                "classes": examples.classes,
+                "examples": len(examples),
+                "averaged over": examples.averaged or "nothing: single rows",
+                "searchlight radius (mm)": self.config.searchlight_radius or None,
+            },
+            "methods": methods(work, self.config),
+            "citations": CITATIONS,
+            "notes": NOTES,
+        }
+
+
+def prediction_rows(work: _Work, model: str, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """Return one row a tested example: what it was, and what it was called."""
+    classes = work.examples.classes
+    rows = []
+    for fold in work.folds:
+        for example in fold.test:
+            rows.append(
+                {
+                    "example": int(example),
+                    "model": model,
+                    "fold": fold.label,
+                    "run": str(work.examples.run[example]),
+                    "stimulus_id": str(work.examples.stimulus[example]),
+                    "truth": classes[work.y[example]],
+                    "predicted": classes[predicted[example]],
+                }
+            )
+    return rows
+
+
+def methods(work: _Work, config: ClassicalConfig) -> list[str]:
+    """Return paragraphs that say what was done."""
+    examples = work.examples
+    averaged = f"averaged over each {examples.averaged}" if examples.averaged else "taken one by one"
+    cleaning = []
+    if config.detrend is not None:
+        cleaning.append(f"a polynomial of order {config.detrend} was taken out of every run")
+    if config.zscore:
+        cleaning.append(f"every unit was z-scored within each {config.zscore}")
+    used = " and ".join(cleaning) or "responses were used as they are"
+    return [
+        f"Examples. {used[:1].upper()}{used[1:]}, of training and held-out rows each by its own rows and without labels "
+        f"(transductive). Rows were then {averaged}: {len(examples)} examples of {len(examples.classes)} classes.",
+        f"Decoding. Protocol {work.splits[0].protocol}, {len(work.splits)} folds. The classifier of the headline, "
+        f"{config.classifier}, was named beforehand. Linear discriminant analysis shrinks each class's covariance of standardised "
+        "features by Ledoit and Wolf's formula, from training examples alone; ridge and the linear support vector machine choose "
+        "penalty or cost by leaving training groups out in turn.",
+        f"Statistics. Intervals are 95 % percentile bootstraps over {work.over}s ({config.n_bootstrap} resamples). The p-value of "
+        f"the headline refits all folds on {config.n_permutations} relabellings ({work.relabelling.words}; "
+        f"{float(work.relabelling.n_distinct):.3g} are distinct); chance is the mean of these refits. Classifiers beside the "
+        "headline are tested with their fits kept, conditional on the model.",
+    ]
+
+
+def _resampled(examples: Examples, split: Split) -> tuple[str, np.ndarray]:
+    if examples.repeated_conditions or "run" in split.disjoint:
+        return ("session", examples.session) if "session" in split.disjoint else ("run", examples.run)
+    return "image", examples.stimulus
+
+
+def _test_facts(test: PermutationTest, work: _Work, refit: bool) -> dict[str, Any]:
+    low, high = np.quantile(test.null, [0.025, 0.975])
+    return {
+        "permutations": len(test.null),
+        "permuted": work.relabelling.words + (", all folds refitted" if refit else ", fits kept"),
+        "distinct relabellings": f"{float(test.n_distinct):.3g}",
+        "null mean": round(test.chance, 4),
+        "null 95 % range": f"{low:.3f} to {high:.3f}",
+    }
+
+
+NOTES = [
+    "Validation rows of the protocol belong to the training part here: choices are made by cross-validation inside it.",
+    "One subject: the interval says how the accuracy varies over runs of this person, not over people.",
+    "A searchlight map is descriptive: its spheres overlap and are not corrected for their number.",
+]
+CITATIONS = [
+    {
+        "text": "Ledoit, Wolf 2004. A well-conditioned estimator for large-dimensional covariance matrices. J. Multivariate "
+        "Analysis 88",
+        "url": "https://doi.org/10.1016/S0047-259X(03)00096-4",
+    },
+    {
+        "text": "Kriegeskorte, Goebel, Bandettini 2006. Information-based functional brain mapping. PNAS 103",
+        "url": "https://doi.org/10.1073/pnas.0600244103",
+    },
+    {
+        "text": "Phipson and Smyth 2010. Permutation p-values should never be zero. Stat. Appl. Genet. Mol. Biol. 9",
+        "url": "https://doi.org/10.2202/1544-6115.1585",
+    },
+]

@@ -1,0 +1,255 @@
+"""Decode every test example once, over all folds; score, and test against relabelled refits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.learning.classifiers import CLASSIFIERS, FoldClassifier
+from braindecode_suite.learning.ridge import group_folds
+from braindecode_suite.metrics.classification import accuracy, count_labellings, permute_labels
+from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, PermutationTest, permutation_p
+from braindecode_suite.workflows.classical_examples import Examples, grouping
+
+MOST_GROUPS, INNER_FOLDS = 24, 5
+UNTESTED = -1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fold:
+    """One split with the examples of both sides, preprocessed by what the split allows.
+
+    Attributes
+    ----------
+    label : str
+    train, test : int arrays
+        Examples.
+    features : array of float32 of shape (examples, units)
+        Of all examples.
+    groups : array of shape (train,)
+        What is left out together when something is chosen inside.
+    """
+
+    label: str
+    train: np.ndarray
+    test: np.ndarray
+    features: np.ndarray
+    groups: np.ndarray
+
+
+def make_folds(study: Study, examples: Examples, splits: Sequence[Split], recipe: Recipe) -> list[Fold]:
+    """Return one fold a split; training and validation rows are one training part, choices are made inside it.
+
+    Raises
+    ------
+    InputError
+        If an example is tested twice or a training part misses a class.
+    """
+    folds: list[Fold] = []
+    tested: set[int] = set()
+    for split in splits:
+        training = np.sort(np.concatenate([split.train[0], split.validation[0]]))
+        train = examples.inside([training], split.protocol)
+        test = examples.inside([split.test[0]], split.protocol)
+        if tested & set(test.tolist()):
+            raise InputError(
+                f"protocol {split.protocol!r}", expected="every example tested once", found="one tested twice"
+            )
+        tested |= set(test.tolist())
+        missing = set(examples.labels[test]) - set(examples.labels[train])
+        if missing:
+            raise InputError(
+                f"protocol {split.protocol!r}, {split.label or 'its split'}",
+                expected="every class in the training part",
+                found=f"no {min(missing)}",
+            )
+        prepared = study.prepared(recipe, training)
+        folds.append(
+            Fold(
+                label=split.label,
+                train=train,
+                test=test,
+                features=examples.mean(prepared.read(slice(None))).astype(np.float32),
+                groups=_inner_groups(grouping(examples, split)[train]),
+            )
+        )
+    return folds
+
+
+class Decoder:
+    """A classifier made ready on all folds, for some of the units; `decode` may then be called with any labels.
+
+    Parameters
+    ----------
+    folds : sequence of Fold
+    name : str
+        Of `CLASSIFIERS`.
+    units : array of bool of shape (units,), optional
+        Units to use; all by default.
+    """
+
+    def __init__(self, folds: Sequence[Fold], name: str, units: np.ndarray | None = None) -> None:
+        self.folds = folds
+        self.ready: list[FoldClassifier] = []
+        for fold in folds:
+            features = fold.features if units is None else fold.features[:, units]
+            features = features.astype(np.float64)
+            self.ready.append(CLASSIFIERS[name](features[fold.train], features[fold.test], fold.groups))
+
+    @property
+    def tested(self) -> np.ndarray:
+        """Examples that some fold tests, ascending."""
+        return np.sort(np.concatenate([fold.test for fold in self.folds]))
+
+    def decode(self, labels: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
+        """Refit all folds on integer labels of shape (examples,); return the predicted ones, and what was chosen how often."""
+        predicted = np.full(len(labels), UNTESTED, np.int64)
+        chosen: Counter[str] = Counter()
+        for fold, classifier in zip(self.folds, self.ready, strict=True):
+            predicted[fold.test], choice = classifier.predict(labels[fold.train])
+            chosen[choice] += 1
+        return predicted, chosen
+
+
+def nuisance_folds(
+    study: Study, examples: Examples, folds: Sequence[Fold], columns: Sequence[str]
+) -> list[Fold]:
+    """Return the same folds with recorded nuisances as features: mean per example, z-scored by training examples.
+
+    An example without a value takes the training mean.
+    """
+    table = study.trials[list(columns)].to_numpy(float)
+    values = np.stack([_mean_of_known(table[rows]) for rows in examples.rows])
+    result = []
+    for fold in folds:
+        inside = values[fold.train]
+        known = np.isfinite(inside).any(axis=0)
+        mean = np.array([_mean_of_known(inside[:, k : k + 1])[0] for k in range(inside.shape[1])])
+        deviation = np.sqrt(
+            [_mean_of_known(np.square(inside[:, k : k + 1] - mean[k]))[0] for k in range(len(mean))]
+        )
+        scale = np.where(known & (deviation > 0), deviation, np.inf)
+        features = np.nan_to_num((values - np.where(known, mean, 0)) / scale)
+        result.append(
+            Fold(
+                label=fold.label,
+                train=fold.train,
+                test=fold.test,
+                features=features.astype(np.float32),
+                groups=fold.groups,
+            )
+        )
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relabelling:
+    """How labels are exchanged under the null: within blocks, or whole stimuli; and how many ways there are."""
+
+    draw: Callable[[np.random.Generator], np.ndarray]
+    n_distinct: int
+    words: str
+
+
+def relabelling_of(examples: Examples, y: np.ndarray, split: Split) -> Relabelling:
+    """Return the exchange that the design allows.
+
+    Where the label is all that is known of a stimulus, labels of examples are exchanged within each run (or session, where
+    whole sessions are left out). Otherwise whole stimuli exchange labels: all repeats of an image move together.
+    """
+    if examples.repeated_conditions:
+        kind = "run" if "session" not in split.disjoint else "session"
+        blocks = examples.run if kind == "run" else examples.session
+        return Relabelling(
+            draw=lambda rng: np.asarray(permute_labels(y, blocks, rng)),
+            n_distinct=count_labellings(y, blocks),
+            words=f"labels exchanged within each {kind}",
+        )
+    names, first, index = np.unique(examples.stimulus, return_index=True, return_inverse=True)
+    of_stimulus = y[first]
+    if (of_stimulus[index] != y).any():
+        raise InputError("labels", expected="one label for each stimulus", found="a stimulus with several")
+    everywhere = np.zeros(len(names), int)
+    return Relabelling(
+        draw=lambda rng: np.asarray(permute_labels(of_stimulus, everywhere, rng))[index],
+        n_distinct=count_labellings(of_stimulus, everywhere),
+        words="labels exchanged among whole stimuli",
+    )
+
+
+def refitted_test(
+    decoder: Decoder, y: np.ndarray, relabelling: Relabelling, *, n_permutations: int, seed: int
+) -> PermutationTest:
+    """Test the accuracy against refits of all folds, with all inner choices, on relabelled examples.
+
+    Each relabelling holds for training and test rows alike, so that the folds share it as they share the true labels.
+    """
+    tested = decoder.tested
+
+    def score(labels: np.ndarray) -> float:
+        predicted, _ = decoder.decode(labels)
+        return float(np.mean(predicted[tested] == labels[tested]))
+
+    return _test(score, y, relabelling, n_permutations, seed)
+
+
+def fixed_model_test(
+    predicted: np.ndarray, y: np.ndarray, relabelling: Relabelling, *, n_permutations: int, seed: int
+) -> PermutationTest:
+    """Test the accuracy of given predictions against relabelled test rows, conditional on the model."""
+    tested = predicted != UNTESTED
+    return _test(
+        lambda labels: float(np.mean(predicted[tested] == labels[tested])),
+        y,
+        relabelling,
+        n_permutations,
+        seed,
+    )
+
+
+def right(predicted: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tested examples, and 1 or 0 for each."""
+    tested = np.flatnonzero(predicted != UNTESTED)
+    return tested, accuracy(y[tested], predicted[tested])
+
+
+def _test(
+    score: Callable[[np.ndarray], float],
+    y: np.ndarray,
+    relabelling: Relabelling,
+    n_permutations: int,
+    seed: int,
+) -> PermutationTest:
+    if n_permutations < MIN_PERMUTATIONS:
+        raise InputError(
+            "`n_permutations`", expected=f"at least {MIN_PERMUTATIONS}", found=str(n_permutations)
+        )
+    observed = score(y)
+    seeds = np.random.SeedSequence(seed).spawn(n_permutations)
+    null = np.array([score(relabelling.draw(np.random.default_rng(s))) for s in seeds])
+    return PermutationTest(
+        observed=observed,
+        p_value=permutation_p(observed, null),
+        null=null,
+        n_distinct=relabelling.n_distinct,
+        tail="greater",
+    )
+
+
+def _inner_groups(groups: np.ndarray) -> np.ndarray:
+    if len(np.unique(groups)) <= MOST_GROUPS:
+        return groups
+    return group_folds(groups, INNER_FOLDS)
+
+
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Return the mean over rows of what is finite, NaN for a column without any."""
+    known = np.isfinite(values)
+    return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
