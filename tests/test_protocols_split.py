@@ -271,9 +271,9 @@ def test_a_leaking_split_cannot_be_made():
 
 
 def test_the_leakage_card_tells_interleaving_and_tuning(simulated_folder, tmp_path):
-    from braindecode_suite.datasets.simulated_nsd import SIMULATED_NSD
+    from braindecode_suite.datasets.nsd import NSD
 
-    studies = [SIMULATED_NSD.open(simulated_folder, s, tmp_path) for s in ("01", "02", "03")]
+    studies = [NSD.open(simulated_folder, s, tmp_path) for s in ("01", "02", "03")]
     for protocol in (nsd_shared1000, nsd_982, nsd_shared515):
         (split,) = protocol(studies)
         notes = " ".join(split.card()["notes"])

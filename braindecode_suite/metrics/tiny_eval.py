@@ -6,16 +6,18 @@ circular. Its penultimate features serve two-way identification, its answers the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.tiny_eval import TinyEval, load_tiny_eval
-from braindecode_suite.metrics.images import as_unit_images
+from braindecode_suite.metrics.images import as_unit_images, resize
 from braindecode_suite.metrics.scenes import MainObjects
 
-BATCH = 128
+BATCH, SIDE = 128, 64
 
 
 def tiny_eval_features(images: ArrayLike, model: TinyEval | None = None) -> NDArray[np.float32]:
@@ -23,8 +25,8 @@ def tiny_eval_features(images: ArrayLike, model: TinyEval | None = None) -> NDAr
 
     Parameters
     ----------
-    images : array of shape (images, 64, 64, 3)
-        uint8, or floats in [0, 1].
+    images : array of shape (images, height, width, 3)
+        uint8, or floats in [0, 1]; brought to 64 x 64.
     model : TinyEval, optional
         By default the package's own is loaded.
 
@@ -42,7 +44,7 @@ def read_main_objects(images: ArrayLike, model: TinyEval | None = None) -> MainO
 
     Parameters
     ----------
-    images : array of shape (images, 64, 64, 3)
+    images : array of shape (images, height, width, 3)
     model : TinyEval, optional
 
     Returns
@@ -67,9 +69,10 @@ def read_main_objects(images: ArrayLike, model: TinyEval | None = None) -> MainO
     )
 
 
-def _batches(images: ArrayLike) -> list[torch.Tensor]:
-    pixels = as_unit_images("images", images).astype(np.float32)
-    if pixels.ndim != 4 or not len(pixels):
-        raise InputError("`images`", expected="shape (images, 64, 64, 3)", found=str(pixels.shape))
-    channels_first = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-    return list(channels_first.split(BATCH))
+def _batches(images: ArrayLike) -> Iterator[torch.Tensor]:
+    whole = np.asarray(images)
+    if whole.ndim != 4 or not len(whole):
+        raise InputError("`images`", expected="shape (images, height, width, 3)", found=str(whole.shape))
+    for start in range(0, len(whole), BATCH):
+        pixels = np.clip(resize(as_unit_images("images", whole[start : start + BATCH]), SIDE), 0, 1)
+        yield torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))

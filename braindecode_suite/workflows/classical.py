@@ -259,7 +259,7 @@ class ClassicalWorkflow:
             ci_over=work.over,
             chance=None if test is None else test.chance,
             p_value=None if test is None else test.p_value,
-            p_correction="" if test is None else "uncorrected",
+            p_correction="" if test is None else test.correction,
             n=interval.n_rows,
             n_repeats=float(np.mean([len(work.examples.rows[i]) for i in tested])),
             n_subjects=1,

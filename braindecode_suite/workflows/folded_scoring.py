@@ -185,7 +185,7 @@ def _score_decoded(found: FoldedScores, folded: Folded, key: Key, settings: Fold
         test = permute_images(
             pairs, seed=settings.seed, n_permutations=settings.n_permutations, within=within
         )
-        row = replace(_mean(base, values, settings), p_value=test.p_value, p_correction="uncorrected")
+        row = replace(_mean(base, values, settings), p_value=test.p_value, p_correction=test.correction)
         found.scores.append(row if metric == "identification" else replace(row, chance=test.chance))
         for control in SHUFFLED:
             shuffled = shuffled_values(pairs, folded.classes, within_class=control == "shuffled-within-class")

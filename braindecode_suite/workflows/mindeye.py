@@ -659,7 +659,8 @@ def resampling_units(study: Study, ids: np.ndarray) -> dict[str, Any]:
     if "concept" not in study.trials.columns:
         return {}
     concept = study.trials.drop_duplicates("stimulus_id").set_index("stimulus_id")["concept"]
-    units = concept.reindex(list(ids)).to_numpy(dtype=object).astype(str)
+    known = concept.reindex(list(ids))
+    units = known.where(known.notna(), known.index).to_numpy(dtype=object).astype(str)  # alone where unknown
     return {} if len(set(units)) == len(units) else {"unit": "concept", "units": units}
 
 

@@ -26,17 +26,15 @@ from braindecode_suite.metrics.identification import (
 )
 from braindecode_suite.metrics.images import (
     Protocol,
-    as_unit_images,
     blurred,
     flat_grey,
     mean_image,
     pixcorr,
     pixcorr_pairs,
-    resize,
     ssim,
     ssim_pairs,
 )
-from braindecode_suite.metrics.permutation import Tail, permute_images
+from braindecode_suite.metrics.permutation import PermutationTest, Tail, permute_images
 from braindecode_suite.metrics.scenes import MainObjects, scene_errors
 
 PIXEL_CONTROLS = ("mean-image", "flat-grey", "blurred-truth")
@@ -203,29 +201,15 @@ def feature_function(scorer: str, protocol: Protocol) -> Features:
     """
     if scorer == TINY_EVAL:
         from braindecode_suite.core.tiny_eval import load_tiny_eval
+        from braindecode_suite.metrics.tiny_eval import tiny_eval_features
 
         network = load_tiny_eval()
-        return lambda images: _tiny_eval(network.features, images)
+        return lambda images: tiny_eval_features(images, network)
     from braindecode_suite.core.networks import feature_network
     from braindecode_suite.metrics.networks import network_features
 
     opened = feature_network(scorer)
     return lambda images: network_features(scorer, images, protocol=protocol, network=opened)
-
-
-def _tiny_eval(function: Any, images: np.ndarray) -> Any:
-    """Apply tiny-eval, or its features, to uint8 images of any size, a few hundred at once."""
-    import torch
-
-    answers = []
-    with torch.no_grad():
-        for start in range(0, len(images), 256):
-            block = resize(as_unit_images("images", images[start : start + 256]), 64)
-            x = torch.from_numpy(np.ascontiguousarray(np.clip(block, 0, 1).transpose(0, 3, 1, 2)))
-            answers.append(function(x))
-    if isinstance(answers[0], dict):
-        return {name: torch.cat([answer[name] for answer in answers]).numpy() for name in answers[0]}
-    return torch.cat(answers).numpy()
 
 
 def _base(one: ReconstructionSet, n: int, settings: ReconstructionSettings) -> Score:
@@ -265,6 +249,9 @@ def _without_duplicates(row: Score, values: np.ndarray, settings: Reconstruction
             row,
             n=int((~similar).sum()),
             candidates="no-near-duplicates",
+            chance=row.chance
+            if row.metric == "identification"
+            else None,  # a permutation mean is of all images
             value=interval.value,
             ci_low=interval.low,
             ci_high=interval.high,
@@ -489,6 +476,7 @@ def _scene(
 ) -> None:
     """Add errors of the decoded main object, with the scoring network's own errors on the true images beside."""
     from braindecode_suite.core.tiny_eval import load_tiny_eval
+    from braindecode_suite.metrics.tiny_eval import read_main_objects
 
     missing = [column for column in SCENE_COLUMNS if column not in attributes.columns]
     if missing:
@@ -503,13 +491,7 @@ def _scene(
     )
     perfect = ReconstructionSet(control="true-image", images=truth, stage="")
     for one in [perfect, *(s for s in sets if s.stage == "final")]:
-        seen = _tiny_eval(network, one.images)
-        decoded = MainObjects(
-            category=np.array(network.categories)[seen["category"].argmax(1)],
-            colour=np.array(network.colours)[seen["colour"].argmax(1)],
-            position=seen["position"].astype(float),
-            size=seen["size"].astype(float),
-        )
+        decoded = read_main_objects(one.images, network)
         errors = scene_errors(true, decoded)
         values = {
             "category_accuracy": errors.category_right,
@@ -519,17 +501,17 @@ def _scene(
         }
         base = replace(_base(one, len(truth), settings), scorer=TINY_EVAL)
         for metric, per_image in values.items():
-            chance, p_value = _scene_chance(metric, true, decoded, settings)
-            row = _plain(base, per_image, settings, metric=metric, chance=chance)
+            test = _scene_test(metric, true, decoded, settings)
+            row = _plain(base, per_image, settings, metric=metric, chance=test.chance)
             if one.control == "brain":
-                row = replace(row, p_value=p_value, p_correction="uncorrected")
+                row = replace(row, p_value=test.p_value, p_correction=test.correction)
             found.scores.append(row)
 
 
-def _scene_chance(
+def _scene_test(
     metric: str, true: MainObjects, decoded: MainObjects, settings: ReconstructionSettings
-) -> tuple[float, float]:
-    """Return the permutation mean and p of a scene error: decoded objects against the other images' true ones."""
+) -> PermutationTest:
+    """Test a scene error: decoded objects against the other images' true ones."""
     if metric == "category_accuracy":
         pairs = (decoded.category[:, None] == true.category[None, :]).astype(float)
     elif metric == "colour_accuracy":
@@ -541,5 +523,4 @@ def _scene_chance(
         sizes = np.maximum(decoded.size, smallest)[:, None] / np.maximum(true.size, smallest)[None, :]
         pairs = np.abs(np.log2(sizes))
     tail: Tail = "greater" if metric.endswith("accuracy") else "less"
-    test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations, tail=tail)
-    return test.chance, test.p_value
+    return permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations, tail=tail)
