@@ -123,7 +123,7 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
         )
         for run, header in zip(runs, headers, strict=True)
     ]
-    trials = combine_trials(tuple(runs), tuple(events))
+    trials = combine_trials(tuple(runs), tuple(headers), tuple(events))
     chosen = options.model_dump(mode="json", exclude={"prepare", "rois", "stimuli", "image_side"})
     root = work_dir / f"singletrial_{data_hash([str(data_dir.resolve()), chosen])[:8]}"
     one_task = len({run.task for run in runs}) == 1

@@ -20,7 +20,7 @@ from braindecode_suite.core.checks import check_file, check_option
 from braindecode_suite.core.errors import InputError
 
 GRID, SURFACE = "func1pt8mm", "fsaverage"
-TRIALS_A_SESSION, RUNS_A_SESSION = 750, 12
+TRIALS_A_SESSION, RUNS_A_SESSION, RUN_SECONDS = 750, 12, 300.0
 BETA_VERSIONS = {
     "b1": "betas_assumehrf",
     "b2": "betas_fithrf",

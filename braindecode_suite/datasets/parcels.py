@@ -124,15 +124,14 @@ class Parcels:
         runs, atlas = _of_one_atlas(data_dir, runs, description, chosen.atlas)
         files = [open_series(run.path, description) for run in runs]
         labels, named = _labels(files, description, atlas)
-        space = ParcelSpace(
-            atlas, labels, _repetition_time(data_dir, files, description, chosen), _networks(labels)
-        )
+        repetition_time = _repetition_time(data_dir, files, description, chosen)
+        space = ParcelSpace(atlas, labels, repetition_time, _networks(labels))
         notes += [] if named else ["The parcels are not named: their order is taken to be that of the atlas."]
         return Study(
             dataset="parcels",
             subject=subject,
             responses=SeriesResponses(files),
-            trials=_trials(runs, files),
+            trials=_trials(runs, files, repetition_time),
             stimuli=None,
             space=space,
             unit=chosen.unit,
@@ -334,7 +333,7 @@ def _networks(labels: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.array([bool(match) and match[1] == name for match in of_each]) for name in names}  # type: ignore[index]
 
 
-def _trials(runs: Sequence[_Run], files: Sequence[SeriesFile]) -> pd.DataFrame:
+def _trials(runs: Sequence[_Run], files: Sequence[SeriesFile], repetition_time: float) -> pd.DataFrame:
     """Return one row a run; what was seen is not known, so its task stands for the stimulus."""
     trials = pd.DataFrame({"stimulus_id": pd.Series([run.task for run in runs], dtype=object)})
     for column in ("session", "run"):
@@ -347,4 +346,5 @@ def _trials(runs: Sequence[_Run], files: Sequence[SeriesFile]) -> pd.DataFrame:
     trials["repeat"] = trials.groupby("stimulus_id").cumcount() + 1
     trials["onset"] = 0.0
     trials["samples"] = [file.n_times for file in files]
+    trials["run_seconds"] = trials["samples"] * repetition_time
     return trials

@@ -33,7 +33,7 @@ from braindecode_suite.learning.single_trial_glm import choose_response
 
 SUFFIX = "_desc-singletrial_betas"
 BLOCK_BYTES = 2**26
-_NUMBERS = ("repeat", "onset", "duration")
+_NUMBERS = ("repeat", "onset", "duration", "run_seconds")
 
 
 @dataclass(frozen=True)

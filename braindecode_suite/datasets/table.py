@@ -25,7 +25,7 @@ from braindecode_suite.core.study import Study
 
 TREE = """\
 responses.npy or responses.h5    (trials, units), numbers; the .h5 holds a dataset `responses`
-trials.tsv                       a row a trial: stimulus_id; optional session, run, repeat, onset, image, split, concept
+trials.tsv                       a row a trial: stimulus_id; optional session, run, repeat, onset (s), run_seconds, image, split, concept
 images/                          <stimulus_id>.png or .jpg, or the file named in the column `image`; all of one size
 mask.nii.gz                      optional: as many voxels above 0 as there are units, in C order of the array
 rois.tsv                         optional: columns unit (from 0) and roi, a row a membership
@@ -248,6 +248,8 @@ def read_trials(path: Path, n_responses: int) -> pd.DataFrame:
         else:
             table[column] = _whole_numbers(path, table[column])
     table["onset"] = pd.to_numeric(table["onset"], errors="coerce") if "onset" in table.columns else np.nan
+    if "run_seconds" in table.columns:
+        table["run_seconds"] = pd.to_numeric(table["run_seconds"], errors="coerce")
     first = ["stimulus_id", "session", "run", "repeat", "onset"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 

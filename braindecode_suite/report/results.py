@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ class Results:
         ``OUTPUT_DIR`` and ``OUTPUT_DIR/sub-XX/decoding``.
     subject, workflow : str
     scores : DataFrame
-        The score table, empty if there is none.
+        The score table at all data, empty if there is none.
+    first_minutes : DataFrame
+        The rows of the table that were trained on the first minutes of the recording.
     facts : dict
         Everything textual; empty if there is none.
     retrieval, images, history, predictions : DataFrame or None
@@ -76,6 +78,7 @@ class Results:
     workflow: str
     scores: pd.DataFrame
     facts: Mapping[str, Any]
+    first_minutes: pd.DataFrame = field(default_factory=lambda: scores_table([]))
     retrieval: pd.DataFrame | None = None
     images: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
@@ -83,6 +86,12 @@ class Results:
     ncsnr: Path | None = None
     mask: Path | None = None
     searchlight: Path | None = None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Every row of the score table, those of the first minutes last."""
+        parts = [part for part in (self.scores, self.first_minutes) if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else self.scores
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -185,12 +194,15 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
     mask = folder / f"{stem}_mask.nii.gz"
     ncsnr = folder / f"{stem}_stat-ncsnr_statmap.nii.gz"
     searchlight = folder / f"{stem}_stat-searchlight_statmap.nii.gz"
+    table = read_scores(scores_path) if scores_path.is_file() else scores_table([])
+    part = table["minutes"].notna()
     return Results(
         output_dir=Path(output_dir),
         folder=folder,
         subject=subject,
         workflow=workflow,
-        scores=read_scores(scores_path) if scores_path.is_file() else scores_table([]),
+        scores=table[~part].reset_index(drop=True),
+        first_minutes=table[part].reset_index(drop=True),
         facts=read_json(facts_path) if facts_path.is_file() else {},
         retrieval=read_table(folder / f"{stem}_retrieval.tsv", ("stimulus_id", "rank", "gallery")),
         images=read_table(folder / f"{stem}_images.tsv", ("stimulus_id", "control", "path")),

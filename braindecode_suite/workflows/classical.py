@@ -15,7 +15,9 @@ from pydantic import Field, NonNegativeFloat
 
 from braindecode_suite.core.detrend import Detrend
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.recipe import Recipe, Step, ZScore
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.split import Split
@@ -31,14 +33,16 @@ from braindecode_suite.workflows.classical_scoring import (
     Fold,
     Relabelling,
     fixed_model_test,
+    fold_rows,
     make_folds,
     nuisance_folds,
     refitted_test,
     relabelling_of,
     right,
 )
-from braindecode_suite.workflows.facts import is_plain
-from braindecode_suite.workflows.job import Job, WorkflowConfig
+from braindecode_suite.workflows.facts import is_plain, reliability_map
+from braindecode_suite.workflows.job import Job, Share, WorkflowConfig
+from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
@@ -61,6 +65,9 @@ class ClassicalConfig(WorkflowConfig):
         Order of the polynomial taken out of each run; None leaves drifts in (single-trial betas have none).
     zscore : {'run', 'session', ''}
         Units are z-scored within each, without labels.
+    keep_reliable : float or None
+        Least share of signal in single trials (their noise ceiling, from repeats of training stimuli) of the units that a
+        fold keeps; None keeps all.
     classifier : {'lda', 'ridge', 'linear-svm'}
         That of the headline.
     beside : tuple of the same
@@ -81,6 +88,7 @@ class ClassicalConfig(WorkflowConfig):
     average: str | None = None
     detrend: int | None = None
     zscore: Literal["run", "session", ""] = "run"
+    keep_reliable: Share | None = None
     classifier: Name = "lda"
     beside: tuple[Name, ...] = ()
     rois: bool = True
@@ -92,7 +100,7 @@ class ClassicalConfig(WorkflowConfig):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Work:
-    """What all decoders of one subject share."""
+    """What all decoders of one subject share; `minutes` is None for all data, `where` says so in the names of steps."""
 
     study: Study
     examples: Examples
@@ -102,6 +110,11 @@ class _Work:
     relabelling: Relabelling
     over: str
     units: np.ndarray
+    minutes: float | None = None
+
+    @property
+    def where(self) -> str:
+        return "" if self.minutes is None else f" (first {self.minutes:g} minutes)"
 
 
 class ClassicalWorkflow:
@@ -121,12 +134,14 @@ class ClassicalWorkflow:
         names += [f"decode by {name}" for name in self._beside()]
         names += ["regions"] if self.config.rois else []
         names += ["nuisances"] if self.config.nuisance else []
-        return [*names, "searchlight"] if self.config.searchlight_radius else names
+        names += ["searchlight"] if self.config.searchlight_radius else []
+        decoders = " and ".join([self.config.classifier, *self._beside()])
+        return [*names, *(f"first {minutes:g} minutes: {decoders}" for minutes in self.config.minutes)]
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
         with steps.block("open the study"):
-            work = self._open()
+            work, amounts = self._open()
         results = SubjectResults(space=work.study.space)
         models: list[dict[str, Any]] = []
         correct: dict[str, np.ndarray] = {}
@@ -154,13 +169,31 @@ class ClassicalWorkflow:
         self._regions(steps, work, results)
         self._nuisances(steps, work, results, correct[self.config.classifier])
         self._searchlight(steps, work, results)
-        results.facts = self._facts(work, models, results)
+        results.facts = self._facts(work, models)
+        results.maps |= reliability_map([fold.recipe for fold in work.folds])
+        if amounts:
+            self._curve(steps, work, amounts, results)
         return results
+
+    def _curve(self, steps: Steps, work: _Work, amounts: Sequence[Amount], results: SubjectResults) -> None:
+        """Add accuracies at the first minutes of the training part, every classifier with its test as at all data."""
+        recipes = []
+        for amount in amounts:
+            folds = make_folds(work.study, work.examples, amount.splits, self._recipe())
+            some = replace(work, splits=list(amount.splits), folds=folds, minutes=amount.minutes)
+            for name in (self.config.classifier, *self._beside()):
+                predicted, _ = self._decode(steps, some, name)
+                test = self._test(steps, some, name, predicted, refit=name == self.config.classifier)
+                score = self._score(some, name, predicted, test)
+                results.scores += [score, *self._balanced(some, score, predicted)]
+            recipes.append(folds[0].recipe)
+            results.facts["splits"] += [split.card() for split in amount.splits]
+        results.facts["minutes"] = minutes_facts(work.splits, amounts, recipes)
 
     def _beside(self) -> list[Name]:
         return [name for name in self.config.beside if name != self.config.classifier]
 
-    def _open(self) -> _Work:
+    def _open(self) -> tuple[_Work, list[Amount]]:
         job, config = self.job, self.config
         study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **config.dataset_options)
         if len(study.responses.shape) != 2:
@@ -171,10 +204,21 @@ class ClassicalWorkflow:
             )
         splits = PROTOCOLS[self.protocol]([study], seed=job.seed)
         examples = make_examples(study, config.label, config.ignore, config.average)
+        if config.keep_reliable is not None and examples.repeated_conditions:
+            raise InputError(
+                "`keep_reliable`",
+                expected="stimuli that can be told apart within a class",
+                found="one stimulus a class",
+                hint="its repeats would choose units by the labels, which refits on relabelled examples do not repeat",
+            )
+        amounts = first_minutes(splits, config.minutes)
+        for amount in amounts:
+            with naming(amount.asked):
+                fold_rows(examples, amount.splits)
         folds = make_folds(study, examples, splits, self._recipe())
         y = np.unique(examples.labels.astype(str), return_inverse=True)[1]
         over, units = _resampled(examples, splits[0])
-        return _Work(
+        work = _Work(
             study=study,
             examples=examples,
             splits=splits,
@@ -184,8 +228,13 @@ class ClassicalWorkflow:
             over=over,
             units=units,
         )
+        return work, amounts
 
     def _recipe(self) -> Recipe:
+        keep = self.config.keep_reliable
+        return Recipe((*self._cleaning().steps, *([] if keep is None else [KeepReliable(keep)])))
+
+    def _cleaning(self) -> Recipe:
         steps: list[Step] = []
         if self.config.detrend is not None:
             steps.append(Detrend(self.config.detrend))
@@ -207,7 +256,8 @@ class ClassicalWorkflow:
             predicted, chosen = Decoder(work.folds, name).decode(work.y)
             return {"predicted": predicted}, dict(chosen.most_common())
 
-        arrays, chosen = steps.arrays(f"decode by {name}", self._key(work, classifier=name), compute)
+        what = f"decode by {name}{work.where}"
+        arrays, chosen = steps.arrays(what, self._key(work, classifier=name), compute)
         return arrays["predicted"], chosen
 
     def _test(
@@ -231,7 +281,7 @@ class ClassicalWorkflow:
             )
             return {"null": test.null}, {"observed": test.observed, "p_value": test.p_value}
 
-        what = f"relabel and refit {label}".strip()
+        what = f"relabel and refit {label}".strip() + work.where
         arrays, facts = steps.arrays(what, self._key(work, classifier=name, units=label), compute)
         return PermutationTest(
             observed=facts["observed"],
@@ -268,6 +318,7 @@ class ClassicalWorkflow:
             model=name,
             target=self.config.label,
             split=self.protocol,
+            minutes=work.minutes,
         )
 
     def _balanced(self, work: _Work, score: Score, predicted: np.ndarray) -> list[Score]:
@@ -314,12 +365,17 @@ class ClassicalWorkflow:
         name = self.config.classifier
         alone: list[Score] = []
         for roi, member in rois.items():
+            if not all(fold.of(member).any() for fold in work.folds):
+                steps.skip(f"region {roi}", "a fold keeps none of its units")
+                continue
             predicted, _ = Decoder(work.folds, name, member).decode(work.y)
             test = self._test(steps, work, name, predicted, refit=True, units=member, label=roi)
             alone.append(replace(self._score(work, name, predicted, test), roi=roi))
-            if not member.all():
+            if all(fold.of(~member).any() for fold in work.folds):
                 rest, _ = Decoder(work.folds, name, ~member).decode(work.y)
                 results.scores.append(replace(self._score(work, name, rest, None), roi=f"all but {roi}"))
+        if not alone:
+            return
         corrected = false_discovery_rate([score.p_value or np.nan for score in alone])
         results.scores += [
             replace(score, p_value=float(p), p_correction="fdr-bh over regions")
@@ -359,9 +415,12 @@ class ClassicalWorkflow:
             return
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
+            first = work.folds[0]
+            if self.config.keep_reliable is not None:  # spheres are of all units
+                first = make_folds(work.study, work.examples, work.splits[:1], self._cleaning())[0]
             accuracies = searchlight_accuracy(
                 space,
-                work.folds[0].features,
+                first.features,
                 work.examples.labels,
                 work.examples.run,
                 radius=self.config.searchlight_radius,
@@ -371,11 +430,11 @@ class ClassicalWorkflow:
         arrays, _ = steps.arrays("searchlight", self._key(work), compute)
         results.maps["searchlight"] = arrays["accuracy"].astype(np.float32)
 
-    def _facts(self, work: _Work, models: list[dict[str, Any]], results: SubjectResults) -> dict[str, Any]:
+    def _facts(self, work: _Work, models: list[dict[str, Any]]) -> dict[str, Any]:
         study, examples = work.study, work.examples
         provenance = dict(study.provenance)
         warnings = [str(warning) for warning in provenance.pop("warnings", [])]
-        recipe = study.prepared(self._recipe(), np.arange(len(study.trials))).recipe
+        recipe = work.folds[0].recipe
         return {
             "seeds": [self.job.seed],
             "study": {
@@ -389,7 +448,7 @@ class ClassicalWorkflow:
                 "provenance": {key: value for key, value in provenance.items() if is_plain(value)},
             },
             "splits": [split.card() for split in work.splits],
-            "recipe": [] if recipe is None else recipe.describe(),
+            "recipe": [] if recipe is None else over_folds([fold.recipe for fold in work.folds]),
             "models": models,
             "classification": {
                 "label": self.config.label,
@@ -402,6 +461,18 @@ class ClassicalWorkflow:
             "citations": CITATIONS,
             "notes": NOTES,
         }
+
+
+def over_folds(recipes: Sequence[Recipe | None]) -> list[dict[str, Any]]:
+    """Return the description of the first fold's recipe; what differs between folds is a list, least to most."""
+    described = [recipe.describe() for recipe in recipes if recipe is not None]
+    steps = [dict(step) for step in described[0]]
+    for k, step in enumerate(steps):
+        for key, value in step.items():
+            values = [one[k][key] for one in described]
+            if any(other != value for other in values):
+                step[key] = [min(values), max(values)]
+    return steps
 
 
 def prediction_rows(work: _Work, model: str, predicted: np.ndarray) -> list[dict[str, Any]]:
@@ -434,9 +505,15 @@ def methods(work: _Work, config: ClassicalConfig) -> list[str]:
     if config.zscore:
         cleaning.append(f"every unit was z-scored within each {config.zscore}")
     used = " and ".join(cleaning) or "responses were used as they are"
+    kept = ""
+    if config.keep_reliable is not None:
+        kept = (
+            f" In each fold those units were kept whose single trials are signal to at least {config.keep_reliable:g} of their "
+            "variance, estimated without rectification from the repeats of the training part."
+        )
     return [
         f"Examples. {used[:1].upper()}{used[1:]}, of training and held-out rows each by its own rows and without labels "
-        f"(transductive). Rows were then {averaged}: {len(examples)} examples of {len(examples.classes)} classes.",
+        f"(transductive).{kept} Rows were then {averaged}: {len(examples)} examples of {len(examples.classes)} classes.",
         f"Decoding. Protocol {work.splits[0].protocol}, {len(work.splits)} folds. The classifier of the headline, "
         f"{config.classifier}, was named beforehand. Linear discriminant analysis shrinks each class's covariance of standardised "
         "features by Ledoit and Wolf's formula, from training examples alone; ridge and the linear support vector machine choose "

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from braindecode_suite.core.protocols import DatasetCard
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.duplicates import near_duplicate_ids, perceptual_hashes
@@ -72,6 +74,16 @@ def study_facts(study: Study, split: Split) -> dict[str, Any]:
         facts["ncsnr_median"] = float(np.median(finite)) if len(finite) else None
         facts["ncsnr_source"] = study.noise.source
     return facts
+
+
+def reliability_map(recipes: Sequence[Recipe | None]) -> dict[str, np.ndarray]:
+    """Return the map ``reliability`` that units were kept by, averaged over folds: the single-trial noise ceiling of each.
+
+    Empty where no recipe keeps reliable units only; 0 where a unit never varies.
+    """
+    last = [recipe.steps[-1] for recipe in recipes if recipe is not None and recipe.steps]
+    shares = [step.share for step in last if isinstance(step, KeepReliable) and step.share is not None]
+    return {"reliability": np.mean(np.nan_to_num(shares), axis=0, dtype=np.float32)} if shares else {}
 
 
 def is_plain(value: Any) -> bool:
@@ -195,6 +207,11 @@ def _recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                     if step["scope"] == "train"
                     else "all rows of held-out blocks (transductive)."
                 )
+            )
+        elif step["name"] == "keep-reliable":
+            words.append(
+                f"{step['kept']} of {step['of']} units were kept: those whose single trials are signal to at least "
+                f"{step['threshold']:g} of their variance, estimated without rectification from the repeats of training images."
             )
         else:
             words.append(f"{step['name']}: {', '.join(f'{k} {v}' for k, v in step.items() if k != 'name')}.")

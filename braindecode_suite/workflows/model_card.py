@@ -24,6 +24,7 @@ def figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]]:
         and (score.control, score.versus, score.candidates, score.level)
         == ("brain", "", "all", "mean-prediction")
         and score.split == protocol
+        and score.minutes is None
         and "," not in score.seed
     ]
 

@@ -1,0 +1,213 @@
+"""How the score grows with the minutes of recording that a model was trained on: a figure and a table, nothing extrapolated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from braindecode_suite.report.figures import MUTED, SERIES, STYLE, FigureBlock, draw, new_figure
+from braindecode_suite.report.results import Results, mapping, sequence
+from braindecode_suite.report.selection import pick, pooled, where
+from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
+from braindecode_suite.report.wording import (
+    DASH,
+    count,
+    integer,
+    listed,
+    metric_title,
+    missing,
+    model_title,
+    number,
+    p_text,
+    quantity,
+)
+
+HEADLINES = ("retrieval_brain_to_image_top1", "accuracy", "identification")
+DEFINING = ("scorer", "gallery", "candidates", "level", "stage", "split", "roi")
+LOGARITHMIC = 5.0
+"""How many times the smallest amount the largest must be for a logarithmic axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinutesSection:
+    """The section of a report that shows the score against minutes."""
+
+    figure: FigureBlock
+    table: Table
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """One line of the figure: score rows in the order of their minutes; the last one may be all data."""
+
+    label: str
+    rows: pd.DataFrame
+
+
+def minutes_section(results: Results) -> MinutesSection | None:
+    """Return the section, or None where no score was made at the first minutes."""
+    series = headline_series(results)
+    if not series:
+        return None
+    facts = mapping(results.facts.get("minutes"))
+    metric = series[0].rows.iloc[0]["metric"]
+    return MinutesSection(
+        figure=minutes_figure([replace(s, label=model_title(s.label)) for s in series], "minutes", metric),
+        table=_table(results, series, facts),
+        notes=[str(note) for note in sequence(facts.get("notes"))],
+    )
+
+
+def headline_series(results: Results) -> list[Series]:
+    """Return, for each model, the headline's rows at the first minutes and at all data: of one fit, so that they compare."""
+    rows = where(results.first_minutes, control="brain", versus="")
+    metric = next((name for name in HEADLINES if (rows["metric"] == name).any()), None)
+    if metric is None:
+        return []
+    headline = pick(results, metric, model=results.primary)
+    fixed = (rows[rows["metric"] == metric].iloc[0] if headline is None else headline)[list(DEFINING)]
+    rows, whole = (_alike(table, metric, fixed) for table in (rows, results.scores))
+    all_minutes = mapping(results.facts.get("minutes")).get("all")
+    found = []
+    for model in results.models:
+        mine = rows[rows["model"] == model].sort_values("minutes")
+        if mine.empty:
+            continue
+        last = where(whole, model=model, control="brain", versus="")
+        same_fit = last[last["seed"] == mine.iloc[0]["seed"]]
+        last = same_fit if len(same_fit) else last[last["seed"].map(pooled)]
+        if len(last) and all_minutes is not None:
+            mine = pd.concat([mine, last.iloc[:1].assign(minutes=float(all_minutes))])
+        found.append(Series(label=model, rows=mine))
+    return found
+
+
+def _alike(table: pd.DataFrame, metric: str, fixed: pd.Series) -> pd.DataFrame:
+    found = table[table["metric"] == metric]
+    for column, value in fixed.items():
+        found = found[found[column].isna() if pd.isna(value) else found[column] == value]
+    return found
+
+
+def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBlock:
+    """Return scores against minutes, with intervals and chance.
+
+    Parameters
+    ----------
+    series : sequence of Series
+        A model or a subject each.
+    name : str
+        Unique on the page.
+    metric : str
+    """
+    rows = pd.concat([one.rows for one in series])
+    minutes = sorted(set(rows["minutes"]))
+    logarithmic = minutes[-1] >= LOGARITHMIC * minutes[0]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.4, 3.8)
+        axis = figure.subplots()
+        for k, one in enumerate(series):
+            colour, points = SERIES[k % len(SERIES)], one.rows
+            axis.plot(
+                points["minutes"],
+                points["value"],
+                "o-",
+                color=colour,
+                linewidth=1.7,
+                markersize=5,
+                label=one.label,
+            )
+            for _, row in points.dropna(subset=["ci_low", "ci_high"]).iterrows():
+                ends = [row["ci_low"], row["ci_high"]]
+                axis.plot([row["minutes"]] * 2, ends, color=colour, linewidth=1.2, alpha=0.7)
+        chance = rows["chance"].dropna()
+        if len(chance):
+            axis.axhline(float(chance.mean()), color=MUTED, linestyle="--", linewidth=1.2, label="chance")
+        if logarithmic:
+            axis.set_xscale("log")
+        axis.xaxis.set_major_locator(FixedLocator(minutes))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        axis.set_xlabel("minutes of training recording" + (" (logarithmic)" if logarithmic else ""))
+        axis.set_ylabel(metric_title(metric))
+        axis.legend(fontsize=9.5)
+    lines = [
+        f"{one.label} "
+        + ", ".join(
+            f"{quantity(metric, v)} at {m:.4g}"
+            for m, v in zip(one.rows["minutes"], one.rows["value"], strict=True)
+        )
+        for one in series
+    ]
+    over = listed(sorted({f"{unit}s" for unit in rows["ci_over"] if unit}))
+    return draw(
+        name,
+        figure,
+        f"{metric_title(metric)} against minutes of training recording: {'; '.join(lines)}.",
+        f"{metric_title(metric)} of models trained on the first minutes of the recording, the last point on all of it; "
+        + (f"95\u00a0% intervals over {over}, " if over else "")
+        + "the same test rows everywhere.",
+        "a curve that still rises at its end: more recordings would help, by how much is not said. Where ridge lies above, the deep "
+        "model needs more data than there was.",
+    )
+
+
+def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any]) -> Table:
+    """Return a line an amount: what it holds, and every model's score."""
+    amounts = {
+        float(line["minutes"]): line
+        for line in map(mapping, sequence(facts.get("amounts")))
+        if "minutes" in line
+    }
+    minutes = sorted({float(m) for one in series for m in one.rows["minutes"]})
+    differences = where(results.first_minutes, control="brain", model=series[0].label)
+    first = series[0].rows.iloc[0]
+    differences = _alike(differences, first["metric"], first[list(DEFINING)])
+    others = [one.label for one in series[1:]]
+    cells = []
+    for value in minutes:
+        line = mapping(amounts.get(value))
+        asked = line.get("asked")
+        row = [
+            count(value) if line else f"all ({count(value)})",
+            DASH if missing(asked) or asked == value else count(asked),
+            *[
+                integer(line.get(key))
+                for key in ("train_trials", "train_images", "validation_images", "units")
+            ],
+        ]
+        tested: pd.Series | None = None
+        for one in series:
+            here = one.rows[one.rows["minutes"] == value]
+            tested = here.iloc[0] if len(here) else tested
+            if here.empty:
+                row += [DASH, DASH]
+            else:
+                row += [
+                    f"{number(here.iloc[0]['value'])} {interval_cell(here.iloc[0])}",
+                    p_text(here.iloc[0]["p_value"]),
+                ]
+        for other in others:
+            pair = where(differences, versus=other, minutes=value)
+            row.append(
+                DASH if pair.empty else f"{number(pair.iloc[0]['value'])} {interval_cell(pair.iloc[0])}"
+            )
+        row += [DASH, DASH] if tested is None else [number(tested["chance"]), integer(tested["n"])]
+        cells.append(row)
+    names = [model_title(one.label) for one in series]
+    headings = ["minutes", "asked", "training trials", "images", "validation images", "units"]
+    headings += [heading for name in names for heading in (name, f"p, {name}")]
+    headings += [f"{names[0]} \u2212 {model_title(other)}" for other in others] + ["chance", "n"]
+    table = Table(
+        caption=f"{metric_title(first['metric'])} at the first minutes",
+        headings=headings,
+        rows=cells,
+        numeric=[False] + [True] * (len(headings) - 1),
+    )
+    return without_idle_columns(table)
