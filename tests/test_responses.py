@@ -98,3 +98,13 @@ def test_latents_with_nan_are_refused() -> None:
         InputError, match=r"target latents: expected finite values; found 1 NaN .* at \(4, 0, 1\)"
     ):
         fit_target_scaler(latents)
+
+
+def test_an_invalid_unit_counts_for_nothing_among_the_units_kept(study: Study) -> None:
+    valid = np.ones(30, bool)
+    valid[[5, 7]] = False
+    keep = np.arange(30) != 5
+    rows = rows_of(study, 0, 2000)
+    some = replace(study, valid=valid).prepared(Recipe((SelectUnits(keep),)), rows)
+    gain = fit_scaler(some, ImageRows.of(some, rows)).gain
+    assert_array_equal(np.flatnonzero(keep)[gain == 0], [0, 7])

@@ -40,14 +40,14 @@ class Timeline:
         Length of each run.
     over : array of float of shape (trials,)
         Seconds from the start of its run at which a trial is over; NaN where onsets are unknown.
-    source : str
-        Where the lengths come from.
+    stated : bool
+        Whether the length of every run is known, rather than taken to end with its last trial.
     """
 
     run: NDArray[np.int64]
     seconds: NDArray[np.float64]
     over: NDArray[np.float64]
-    source: str
+    stated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +67,6 @@ class Amount:
     def minutes(self) -> float:
         """Minutes used: those of the whole runs that fit, averaged over folds whose runs differ in length."""
         return round(float(np.mean([split.minutes for split in self.splits])), 2)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the report says of the amount; rows and images are those of the first split."""
-        first = self.splits[0]
-        rows = {part: sum(map(len, getattr(first, part))) for part in ("train", "validation")}
-        return {
-            "asked": self.asked,
-            "minutes": self.minutes,
-            **{f"{part}_trials": n for part, n in rows.items()},
-            **{f"{part}_images": len(first.keys(part, "stimulus")) for part in rows},
-        }
 
 
 def timeline(study: Study) -> Timeline:
@@ -108,8 +97,7 @@ def timeline(study: Study) -> Timeline:
                 found=found,
             )
         seconds[unknown] = pd.Series(over[rows]).groupby(run[rows]).max().to_numpy()
-    source = "the recordings" if not len(unknown) else "the end of its last trial"
-    return Timeline(run=run.astype(np.int64), seconds=seconds, over=over, source=source)
+    return Timeline(run=run.astype(np.int64), seconds=seconds, over=over, stated=not len(unknown))
 
 
 def recorded_minutes(splits: Sequence[Split]) -> float:
@@ -139,7 +127,7 @@ def restrict(split: Split, minutes: float, times: Sequence[Timeline] | None = No
     Raises
     ------
     InputError
-        If recording times are unknown, the amount is not above 0, or larger than what there is.
+        If recording times are unknown, the amount is not above 0, or all there is or more.
     """
     if not minutes > 0:
         raise InputError("`minutes`", expected="minutes above 0", found=f"{minutes:g}")
@@ -238,7 +226,7 @@ def _stated(trials: pd.DataFrame, run: NDArray[np.integer], where: str) -> NDArr
             expected=f"one {RUN_SECONDS} above 0 for all trials of a run",
             found=f"{', '.join(f'{v:g}' for v in values[run == bad[0]].unique())} in session {row['session']}, run {row['run']}",
         )
-    return by_run.first().to_numpy(float)
+    return np.array(by_run.first(), np.float64)
 
 
 def _why_not(over: NDArray[Any], onset: NDArray[Any], run: NDArray[Any], session: NDArray[Any]) -> str:
@@ -268,11 +256,11 @@ def _first(split: Split, k: int, times: Timeline, minutes: float) -> tuple[NDArr
     used, ends = _runs_used(split, k, times)
     if not len(used):
         return np.ones(len(times.run), bool), 0.0, ""
-    if limit > ends[-1] * (1 + EXCESS):
+    if ends[-1] <= limit * (1 + EXCESS):
         raise InputError(
             f"`minutes` {minutes:g}",
-            expected=f"at most the {ends[-1] / 60:.4g} minutes recorded for training ({study.dataset} sub-{study.subject}, {split.protocol})",
-            found=f"{minutes:g}",
+            expected=f"less than the {ends[-1] / 60:.4g} minutes recorded for training, which are scored anyway",
+            found=f"{minutes:g} for {study.dataset} sub-{study.subject}, {split.protocol}",
         )
     fits = int(np.sum(ends <= limit * (1 + EXCESS)))
     if fits:

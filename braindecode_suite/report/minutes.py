@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from braindecode_suite.report.figures import MUTED, SERIES, STYLE, FigureBlock, draw, new_figure
 from braindecode_suite.report.results import Results, mapping, sequence
@@ -31,6 +33,8 @@ HEADLINES = ("retrieval_brain_to_image_top1", "accuracy", "identification")
 DEFINING = ("scorer", "gallery", "candidates", "level", "stage", "split", "roi")
 LOGARITHMIC = 5.0
 """How many times the smallest amount the largest must be for a logarithmic axis."""
+APART = 4.0
+"""Points between the whiskers of one amount."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ def headline_series(results: Results) -> list[Series]:
     headline = pick(results, metric, model=results.primary)
     fixed = (rows[rows["metric"] == metric].iloc[0] if headline is None else headline)[list(DEFINING)]
     rows, whole = (_alike(table, metric, fixed) for table in (rows, results.scores))
-    all_minutes = mapping(results.facts.get("minutes")).get("all")
+    all_minutes = mapping(mapping(results.facts.get("minutes")).get("all")).get("minutes")
     found = []
     for model in results.models:
         mine = rows[rows["model"] == model].sort_values("minutes")
@@ -113,24 +117,34 @@ def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBl
         figure = new_figure(7.4, 3.8)
         axis = figure.subplots()
         for k, one in enumerate(series):
-            colour, points = SERIES[k % len(SERIES)], one.rows
+            aside = ScaledTranslation(APART * (k - (len(series) - 1) / 2) / 72, 0, figure.dpi_scale_trans)
+            drawn: Any = {"color": SERIES[k % len(SERIES)], "transform": axis.transData + aside}
+            points = one.rows
             axis.plot(
                 points["minutes"],
                 points["value"],
                 "o-",
-                color=colour,
                 linewidth=1.7,
                 markersize=5,
                 label=one.label,
+                **drawn,
             )
             for _, row in points.dropna(subset=["ci_low", "ci_high"]).iterrows():
                 ends = [row["ci_low"], row["ci_high"]]
-                axis.plot([row["minutes"]] * 2, ends, color=colour, linewidth=1.2, alpha=0.7)
+                axis.plot([row["minutes"]] * 2, ends, linewidth=1.2, alpha=0.7, **drawn)
         chance = rows["chance"].dropna()
         if len(chance):
             axis.axhline(float(chance.mean()), color=MUTED, linestyle="--", linewidth=1.2, label="chance")
         if logarithmic:
             axis.set_xscale("log")
+        margin = (
+            (minutes[-1] / minutes[0]) ** 0.06 if logarithmic else 0.06 * (minutes[-1] - minutes[0] or 1.0)
+        )
+        ends = (minutes[0] / margin, minutes[-1] * margin)
+        axis.set_xlim(ends if logarithmic else (minutes[0] - margin, minutes[-1] + margin))
+        values = rows[["value", "ci_low", "ci_high", "chance"]].to_numpy(float)
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        axis.set_ylim(low - 0.06 * (high - low or 1.0), high + 0.06 * (high - low or 1.0))
         axis.xaxis.set_major_locator(FixedLocator(minutes))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
@@ -145,6 +159,7 @@ def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBl
         )
         for one in series
     ]
+    compared = metric.startswith("retrieval") and "ridge" in [one.label for one in series]
     over = listed(sorted({f"{unit}s" for unit in rows["ci_over"] if unit}))
     return draw(
         name,
@@ -153,18 +168,16 @@ def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBl
         f"{metric_title(metric)} of models trained on the first minutes of the recording, the last point on all of it; "
         + (f"95\u00a0% intervals over {over}, " if over else "")
         + "the same test rows everywhere.",
-        "a curve that still rises at its end: more recordings would help, by how much is not said. Where ridge lies above, the deep "
-        "model needs more data than there was.",
+        "a curve that still rises at its end: more recordings would help, by how much is not said."
+        + (" Where ridge lies above, the deep model needs more data than there was." if compared else ""),
     )
 
 
 def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any]) -> Table:
     """Return a line an amount: what it holds, and every model's score."""
-    amounts = {
-        float(line["minutes"]): line
-        for line in map(mapping, sequence(facts.get("amounts")))
-        if "minutes" in line
-    }
+    lines = [mapping(line) for line in sequence(facts.get("amounts"))]
+    amounts = {float(line["minutes"]): line for line in lines}
+    whole = mapping(facts.get("all"))
     minutes = sorted({float(m) for one in series for m in one.rows["minutes"]})
     differences = where(results.first_minutes, control="brain", model=series[0].label)
     first = series[0].rows.iloc[0]
@@ -172,15 +185,11 @@ def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any])
     others = [one.label for one in series[1:]]
     cells = []
     for value in minutes:
-        line = mapping(amounts.get(value))
-        asked = line.get("asked")
+        line, asked = amounts.get(value, whole), mapping(amounts.get(value)).get("asked")
         row = [
-            count(value) if line else f"all ({count(value)})",
+            count(value) if value in amounts else f"all ({count(value)})",
             DASH if missing(asked) or asked == value else count(asked),
-            *[
-                integer(line.get(key))
-                for key in ("train_trials", "train_images", "validation_images", "units")
-            ],
+            *[integer(line.get(key)) for key in ("train_trials", "train_images", "units")],
         ]
         tested: pd.Series | None = None
         for one in series:
@@ -201,7 +210,7 @@ def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any])
         row += [DASH, DASH] if tested is None else [number(tested["chance"]), integer(tested["n"])]
         cells.append(row)
     names = [model_title(one.label) for one in series]
-    headings = ["minutes", "asked", "training trials", "images", "validation images", "units"]
+    headings = ["minutes", "asked", "training trials", "training images", "units"]
     headings += [heading for name in names for heading in (name, f"p, {name}")]
     headings += [f"{names[0]} \u2212 {model_title(other)}" for other in others] + ["chance", "n"]
     table = Table(

@@ -188,7 +188,7 @@ class ClassicalWorkflow:
                 results.scores += [score, *self._balanced(some, score, predicted)]
             recipes.append(folds[0].recipe)
             results.facts["splits"] += [split.card() for split in amount.splits]
-        results.facts["minutes"] = minutes_facts(work.splits, amounts, recipes)
+        results.facts["minutes"] = minutes_facts(work.splits, work.folds[0].recipe, amounts, recipes)
 
     def _beside(self) -> list[Name]:
         return [name for name in self.config.beside if name != self.config.classifier]

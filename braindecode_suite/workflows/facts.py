@@ -83,7 +83,9 @@ def reliability_map(recipes: Sequence[Recipe | None]) -> dict[str, np.ndarray]:
     """
     last = [recipe.steps[-1] for recipe in recipes if recipe is not None and recipe.steps]
     shares = [step.share for step in last if isinstance(step, KeepReliable) and step.share is not None]
-    return {"reliability": np.mean(np.nan_to_num(shares), axis=0, dtype=np.float32)} if shares else {}
+    if not shares:
+        return {}
+    return {"reliability": np.asarray(np.nan_to_num(shares).mean(axis=0), np.float32)}
 
 
 def is_plain(value: Any) -> bool:

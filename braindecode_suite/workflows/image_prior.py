@@ -154,7 +154,7 @@ class ImagePriorWorkflow:
         results.facts = self._facts(room, cards, chosen)
         if amounts:
             all_data = PROTOCOLS[self.protocols[0]]([study], seed=job.seed)
-            results.facts["minutes"] = minutes_facts(all_data, amounts, [None] * len(amounts))
+            results.facts["minutes"] = minutes_facts(all_data, None, amounts, [None] * len(amounts))
         return results
 
     def _first_minutes(self, study: Study) -> list[Amount]:

@@ -188,8 +188,12 @@ class MindEyeWorkflow:
         )
         results.facts["random_examples"] = [str(i) for i in self._examples(ids)]
         if amounts:
-            recipes = [some.study.recipe for _, some in amounts]
-            results.facts["minutes"] = minutes_facts([split], [amount for amount, _ in amounts], recipes)
+            results.facts["minutes"] = minutes_facts(
+                [split],
+                prepared.study.recipe,
+                [amount for amount, _ in amounts],
+                [some.study.recipe for _, some in amounts],
+            )
         results.model_config = model_config(models, self._model_run(split, targets), results.scores)
         results.model_card = model_card(results.model_config, job.dataset.card, results.facts["study"], split)
         return results
@@ -645,6 +649,8 @@ class MindEyeWorkflow:
         config, job = self.config, self.job
         recipe = prepared.study.recipe or Recipe()
         numbers = study_facts(study, prepared.split)
+        if config.keep_reliable is not None:
+            numbers["n_kept"] = int(prepared.study.kept.sum())
         numbers["warnings"] += sorted(
             {text for model in models if model.control == "brain" for text in model.facts["warnings"]}
         )

@@ -12,8 +12,10 @@ from braindecode_suite.core.split import Split
 NOTES = (
     "Minutes are recording time of runs with training or validation rows, in the order of recording, blanks included. Whole runs "
     "that fit are taken; only a first run that is longer than the amount is cut.",
-    "Smaller amounts are part of larger ones, the test rows are the same. Nothing is extrapolated.",
+    "Smaller amounts are part of larger ones, the test rows are the same, and every point is of one fit (the first seed). Nothing "
+    "is extrapolated.",
 )
+LAST_TRIAL = "The lengths of runs are not known: each is taken to end with its last trial."
 TRANSDUCTIVE = (
     "Blocks without training rows within an amount are z-scored by label-free statistics of all their rows (transductive); the "
     "scores at all data use training rows alone."
@@ -21,26 +23,41 @@ TRANSDUCTIVE = (
 
 
 def minutes_facts(
-    splits: Sequence[Split], amounts: Sequence[Amount], recipes: Sequence[Recipe | None]
+    splits: Sequence[Split],
+    recipe: Recipe | None,
+    amounts: Sequence[Amount],
+    recipes: Sequence[Recipe | None],
 ) -> dict[str, Any]:
-    """Return all data's minutes, each amount with its rows and units, and notes.
+    """Return all data's minutes and each amount with its rows and units, and notes.
 
     Parameters
     ----------
     splits : sequence of Split
-        Of all data.
+    recipe : Recipe or None
+        At all data; of several folds the first one's, as everything that is counted.
     amounts : sequence of Amount
     recipes : sequence of Recipe or None
-        Fitted preprocessing at each amount (of the first fold).
+        Fitted preprocessing at each amount.
     """
     notes = list(NOTES)
-    sources = {timeline(study).source for study in splits[0].studies}
-    notes.append(f"The length of a run is taken from {' and '.join(sorted(sources))}.")
-    steps = [step for recipe in recipes if recipe is not None for step in recipe.describe()]
-    if any(step["name"] == "z-score" and step["scope"] == "heldout-block" for step in steps):
+    if not all(timeline(study).stated for study in splits[0].studies):
+        notes.append(LAST_TRIAL)
+    steps = [step for one in recipes if one is not None for step in one.describe()]
+    whole = recipe is None or all(step.get("scope") != "heldout-block" for step in recipe.describe())
+    if whole and any(step.get("scope") == "heldout-block" for step in steps):
         notes.append(TRANSDUCTIVE)
-    lines = []
-    for amount, recipe in zip(amounts, recipes, strict=True):
-        keep = None if recipe is None else recipe.keep
-        lines.append(amount.describe() | ({} if keep is None else {"units": int(keep.sum())}))
-    return {"all": recorded_minutes(splits), "amounts": lines, "notes": notes}
+    return {
+        "all": {"minutes": recorded_minutes(splits), **_counts(splits[0], recipe)},
+        "amounts": [
+            {"asked": amount.asked, "minutes": amount.minutes, **_counts(amount.splits[0], one)}
+            for amount, one in zip(amounts, recipes, strict=True)
+        ],
+        "notes": notes,
+    }
+
+
+def _counts(split: Split, recipe: Recipe | None) -> dict[str, int]:
+    keep = None if recipe is None else recipe.keep
+    counts = {f"{part}_trials": sum(map(len, getattr(split, part))) for part in ("train", "validation")}
+    counts |= {f"{part}_images": len(split.keys(part, "stimulus")) for part in ("train", "validation")}
+    return counts if keep is None else counts | {"units": int(keep.sum())}
