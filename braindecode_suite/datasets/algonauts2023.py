@@ -17,6 +17,7 @@ import pandas as pd
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
 from braindecode_suite.core.study import Noise, Study
@@ -25,6 +26,7 @@ from braindecode_suite.datasets.lab_files import check_inside, one_line
 from braindecode_suite.datasets.pickled_mapping import read_mapping
 
 HEMISPHERES = ("lh", "rh")
+IMAGES_AT_ONCE = 256
 PARTS = {"train": "training", "test": "test"}
 ROI_FILES = ("prf-visualrois", "floc-bodies", "floc-faces", "floc-places", "floc-words", "streams")
 IMAGE_NAME = re.compile(r"(train|test)-(\d{4,})_nsd-(\d{5,})\.png")
@@ -85,7 +87,8 @@ class Algonauts2023:
         folder = self._folder(data_dir, subject)
         parts = ["train", *(["test"] if _has_test(folder) else [])]
         files = {part: list_images(data_dir, folder, part) for part in parts}
-        responses = ChallengeRows([_open_part(data_dir, folder, part, len(files[part])) for part in parts])
+        blocks = [_open_part(data_dir, folder, part, len(files[part])) for part in parts]
+        responses = ChallengeRows(blocks, work_dir / "betas", f"algonauts2023_{folder.name}")
         ids = [stimulus_id for part in parts for stimulus_id in files[part]]
         repeated = pd.Series(ids)[pd.Series(ids).duplicated()]
         if len(repeated):
@@ -162,7 +165,7 @@ ALGONAUTS2023 = Algonauts2023()
 
 
 class _Block:
-    """Rows of one part: both hemispheres side by side."""
+    """Rows of one part: the two hemispheres' arrays, mapped."""
 
     def __init__(self, arrays: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
         self.arrays, self.paths = tuple(arrays), tuple(paths)
@@ -171,8 +174,23 @@ class _Block:
         return len(self.arrays[0])
 
 
+def count_vertices(blocks: Sequence[_Block]) -> tuple[int, ...]:
+    """Return the vertices of the left and of the right hemisphere, the same in all parts."""
+    counts = [tuple(array.shape[1] for array in block.arrays) for block in blocks]
+    for block, count in zip(blocks, counts, strict=True):
+        if count != counts[0]:
+            raise InputError(
+                block.paths[0],
+                expected=f"{counts[0][0]} and {counts[0][1]} vertices, as the training part",
+                found=f"{count[0]} and {count[1]}",
+            )
+    return counts[0]
+
+
 class ChallengeRows:
-    """Rows of the training part and, where it is there, of the test part; mapped, read when asked for.
+    """Rows of the training part and, where it is there, of the test part.
+
+    The two hemispheres are copied once into one memory map, when the first row is asked for, so that a row is read in one piece.
 
     Attributes
     ----------
@@ -180,45 +198,62 @@ class ChallengeRows:
         (images, vertices of both hemispheres)
     hemispheres : tuple of int
         Vertices of the left and of the right hemisphere.
+    path : Path
+        The map.
     """
 
-    def __init__(self, blocks: Sequence[_Block]) -> None:
-        self.blocks = tuple(blocks)
-        counts = [tuple(array.shape[1] for array in block.arrays) for block in blocks]
-        self.hemispheres = counts[0]
-        for block, count in zip(blocks, counts, strict=True):
-            if count != counts[0]:
-                raise InputError(
-                    block.paths[0],
-                    expected=f"{counts[0][0]} and {counts[0][1]} vertices, as the training part",
-                    found=f"{count[0]} and {count[1]}",
-                )
-        self._starts = np.cumsum([0, *(len(block) for block in blocks)])
-        self.shape = (int(self._starts[-1]), sum(counts[0]))
+    def __init__(self, blocks: Sequence[_Block], folder: Path, name: str) -> None:
+        self.blocks, self.hemispheres = tuple(blocks), count_vertices(blocks)
+        self.shape = (sum(map(len, blocks)), sum(self.hemispheres))
         self.dtype = np.dtype(np.float32)
+        stamps = [
+            [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+            for block in blocks
+            for path in block.paths
+        ]
+        self.path = folder / f"{name}_{data_hash(stamps)}.npy"
+        self._mapped: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory map out: a copy in another process opens its own."""
+        return {**self.__dict__, "_mapped": None}
+
     def __getitem__(self, rows: Any) -> np.ndarray:
-        wanted = np.arange(len(self))[rows]
-        single = wanted.ndim == 0
-        wanted = np.atleast_1d(wanted)
-        out = np.empty((len(wanted), self.shape[1]), np.float32)
-        for block, start in zip(self.blocks, self._starts, strict=False):
-            inside = (wanted >= start) & (wanted < start + len(block))
+        if self._mapped is None:
+            self.prepare()
+            self._mapped = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        return np.asarray(self._mapped[rows])
+
+    def prepare(self) -> ChallengeRows:
+        """Make the map in one pass; NaN or infinity is an error that names file, image and vertex, and leaves nothing behind."""
+        if self.path.is_file():
+            return self
+        with write_aside(self.path) as aside:
+            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=self.shape)
             first = 0
-            for array, path in zip(block.arrays, block.paths, strict=True):
-                values = np.asarray(array[wanted[inside] - start])
-                bad = ~np.isfinite(values)
-                if bad.any():
-                    row, vertex = np.argwhere(bad)[0]
-                    image = int(wanted[inside][row] - start)
-                    found = f"{int(bad.sum())} NaN or infinite values, the first of image {image + 1}, vertex {int(vertex)}"
-                    raise InputError(path, expected="finite responses", found=found)
-                out[inside, first : first + array.shape[1]] = values
-                first += array.shape[1]
-        return out[0] if single else out
+            for block in self.blocks:
+                for start in range(0, len(block), IMAGES_AT_ONCE):
+                    column = 0
+                    for array, path in zip(block.arrays, block.paths, strict=True):
+                        values = np.asarray(array[start : start + IMAGES_AT_ONCE], np.float32)
+                        _check(path, values, start)
+                        rows = slice(first + start, first + start + len(values))
+                        out[rows, column : column + values.shape[1]] = values
+                        column += values.shape[1]
+                first += len(block)
+            out.flush()
+        return self
+
+
+def _check(path: Path, values: np.ndarray, first: int) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, vertex = np.argwhere(bad)[0]
+        found = f"{int(bad.sum())} NaN or infinite values, the first of image {first + int(row) + 1}, vertex {int(vertex)}"
+        raise InputError(path, expected="finite responses", found=found)
 
 
 def list_images(data_dir: Path, folder: Path, part: str) -> dict[str, Path]:
@@ -367,14 +402,14 @@ def _open_noise(data_dir: Path, folder: Path, counts: Sequence[int]) -> tuple[No
 
 def _describe_part(data_dir: Path, folder: Path, part: str) -> str:
     n_images = len(list_images(data_dir, folder, part))
-    rows = ChallengeRows([_open_part(data_dir, folder, part, n_images)])
-    return f"{n_images} images, {rows.hemispheres[0]} + {rows.hemispheres[1]} vertices"
+    left, right = count_vertices([_open_part(data_dir, folder, part, n_images)])
+    return f"{n_images} images, {left} + {right} vertices"
 
 
 def _describe_space(data_dir: Path, folder: Path) -> str:
-    counts = ChallengeRows(
+    counts = count_vertices(
         [_open_part(data_dir, folder, "train", len(list_images(data_dir, folder, "train")))]
-    ).hemispheres
+    )
     space, warnings = _open_space(data_dir, folder, counts)
     return "; ".join([f"{len(space.rois) - 2} regions", *warnings])
 

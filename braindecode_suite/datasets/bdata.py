@@ -8,7 +8,7 @@ Both spellings of the two names occur: ``dataset`` and ``dataSet``, ``metadata``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.datasets.lab_files import one_line
+from braindecode_suite.datasets.mapped_rows import FiniteRows
 
+BLOCK_BYTES = 2**26
 DATA_NAMES, METADATA_NAMES = ("dataset", "dataSet"), ("metadata", "metaData")
 
 
@@ -125,9 +127,23 @@ class BData:
     def rows(self, samples: np.ndarray, columns: np.ndarray, work_dir: Path) -> BDataRows:
         """Return samples of some columns as float32, read when asked for.
 
-        A ``.mat`` file has to be read whole: it is copied once, as ``.npy``, below `work_dir`, and mapped from there.
+        The columns are copied once, as ``.npy``, below `work_dir`, and mapped from there: a ``.mat`` file has to be read whole,
+        and HDF5 gives scattered rows slowly.
         """
         return BDataRows(self, samples, columns, work_dir)
+
+    def blocks(self, columns: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield some columns of all samples, in order, some samples at a time, in the stored precision."""
+        if self.path.suffix == ".mat":
+            yield self.read(columns)
+            return
+        step = max(BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize), 1)
+        try:
+            with h5py.File(self.path, "r") as file:
+                for start in range(0, self.shape[0], step):
+                    yield np.asarray(file[self._name][start : start + step])[:, columns]
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(self.path, expected="a whole BData file", found=one_line(error)) from error
 
 
 class BDataRows:
@@ -138,38 +154,49 @@ class BDataRows:
         self.shape, self.dtype = (len(samples), len(columns)), np.dtype(np.float32)
         status = data.path.stat()
         key = data_hash([str(data.path.resolve()), status.st_size, status.st_mtime_ns], columns)
-        self._copy = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
+        self.path = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
+        self._mapped: np.ndarray | None = None
+        self._finite = FiniteRows(data.shape[0])
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory map out: a copy in another process opens its own."""
+        return {**self.__dict__, "_mapped": None}
+
     def __getitem__(self, rows: Any) -> np.ndarray:
-        wanted = self._samples[rows]
-        single = np.ndim(wanted) == 0
-        values = self._read(np.atleast_1d(wanted)).astype(np.float32)
-        bad = ~np.isfinite(values)
-        if bad.any():
-            row, unit = np.argwhere(bad)[0]
+        chosen = self._samples[rows]
+        wanted = np.atleast_1d(chosen)
+        if self._mapped is None:
+            self.prepare()
+            self._mapped = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        values = self._mapped[wanted]
+        bad = self._finite.find_bad(values, wanted)
+        if bad is not None:
+            count, row, unit = bad
             raise InputError(
                 self._data.path,
                 expected="finite responses",
-                found=f"{int(bad.sum())} NaN or infinite values, the first in sample {int(np.atleast_1d(wanted)[row]) + 1}, "
+                found=f"{count} NaN or infinite values, the first in sample {int(wanted[row]) + 1}, "
                 f"column {int(self._columns[unit]) + 1}",
             )
-        return values[0] if single else values
+        return values[0] if chosen.ndim == 0 else values
 
-    def _read(self, samples: np.ndarray) -> np.ndarray:
-        if self._data.path.suffix == ".mat":
-            if not self._copy.is_file():
-                with write_aside(self._copy) as aside:
-                    np.save(aside, self._data.read(self._columns).astype(np.float32))
-            return np.asarray(np.load(self._copy, mmap_mode="r", allow_pickle=False)[samples])
-        unique, back = np.unique(samples, return_inverse=True)  # h5py wants ascending rows
-        try:
-            with h5py.File(self._data.path, "r") as file:
-                return np.asarray(file[self._data._name][unique])[:, self._columns][back]
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(self._data.path, expected="a whole BData file", found=one_line(error)) from error
+    def prepare(self) -> BDataRows:
+        """Copy the columns of all samples in one pass; nothing is left half written."""
+        if self.path.is_file():
+            return self
+        with write_aside(self.path) as aside:
+            shape = (self._data.shape[0], self.shape[1])
+            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+            start = 0
+            for block in self._data.blocks(self._columns):
+                with np.errstate(over="ignore"):  # what float32 cannot hold is refused when it is read
+                    out[start : start + len(block)] = block
+                start += len(block)
+            out.flush()
+        return self
 
 
 def _pick(path: Path, found: Sequence[str], names: Sequence[str]) -> str:

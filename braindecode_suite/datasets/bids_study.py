@@ -179,6 +179,7 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
             default=default_response(model.hrf),
             make=estimation.write,
             key=estimation.key,
+            scratch=work_dir / "betas",
         )
         provenance |= {
             "betas": f"{options.estimator.upper()}, {options.hrf}, from BOLD",
@@ -193,7 +194,13 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
     return _make_study(data_dir, subject, options, responses, trials, space, warnings, provenance)
 
 
-def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options: BidsFmriOptions) -> Study:
+def open_written(
+    data_dir: Path,
+    subject: str,
+    written: list[BetaFiles],
+    options: BidsFmriOptions,
+    work_dir: Path | None = None,
+) -> Study:
     """Open betas that are in a derivative already; options of the model do not apply."""
     if len(written) > 1:
         found = [
@@ -228,7 +235,9 @@ def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options
             expected="HaemodynamicResponses and which of them is the default",
             found=repr((names, default)),
         )
-    responses = SingleTrialBetas(files, (len(trials), int(mask.sum())), len(names), default)
+    scratch = None if work_dir is None else work_dir / "betas"
+    shape = (len(trials), int(mask.sum()))
+    responses = SingleTrialBetas(files, shape, len(names), default, scratch=scratch)
     provenance = {
         "derivative": str(data_dir),
         "betas": f"{str(sidecar.get('Estimator', 'unknown')).upper()}, read back",

@@ -269,7 +269,7 @@ class MaskedBetas:
         return {**self.__dict__, "_rows": None}
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        return self._open()[rows]
+        return self.mapped[rows]
 
     @property
     def is_prepared(self) -> bool:
@@ -279,7 +279,7 @@ class MaskedBetas:
     @property
     def varies(self) -> NDArray[np.bool_]:
         """Voxels that are not constant in every session, of shape (voxels,); prepares first."""
-        self._open()
+        self.prepare()
         if self._varies is None:
             packed = self._read_manifest(self._manifest)["varies"]
             sessions = [np.frombuffer(bytes.fromhex(packed[number]), np.uint8) for number in self._stamps]
@@ -331,7 +331,9 @@ class MaskedBetas:
     def _manifest(self) -> Path:
         return self.path.with_suffix(".json")
 
-    def _open(self) -> NDArray[np.float32]:
+    @property
+    def mapped(self) -> NDArray[np.float32]:
+        """All rows as a memory map, of shape (trials, voxels); prepares first."""
         if self._rows is None:
             self.prepare()
             self._rows = np.load(self.path, mmap_mode="r", allow_pickle=False)

@@ -15,6 +15,7 @@ from pydantic import PositiveFloat
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
@@ -102,7 +103,7 @@ class Parcels:
         data_dir : Path
         subject : str
         work_dir : Path
-            Unused: nothing is cached.
+            The series are copied there once, as one memory map, when the first is read.
         **options
             See `ParcelOptions`.
 
@@ -130,7 +131,7 @@ class Parcels:
         return Study(
             dataset="parcels",
             subject=subject,
-            responses=SeriesResponses(files),
+            responses=SeriesResponses(files, work_dir / "parcels", _identity(files, description)),
             trials=_trials(runs, files, repetition_time),
             stimuli=None,
             space=space,
@@ -151,13 +152,14 @@ class Parcels:
         lines = []
         for label in labels:
             try:
-                study = self.open(data_dir, label, data_dir)
-                study.read(slice(None))
+                responses = self.open(data_dir, label, data_dir).responses
+                assert isinstance(responses, SeriesResponses)
+                for file in responses.files:
+                    file.read()
             except InputError as error:
                 lines.append(FileCheck(error.where, "bad", f"{error.found} instead of {error.expected}"))
                 continue
-            assert isinstance(study.responses, SeriesResponses)
-            for file in study.responses.files:
+            for file in responses.files:
                 shape = f"{file.n_parcels} parcels x {file.n_times} samples"
                 lines.append(FileCheck(str(file.path.relative_to(data_dir)), "ok", shape))
         return lines
@@ -167,7 +169,15 @@ PARCELS = Parcels()
 
 
 class SeriesResponses:
-    """Runs of one subject, read when they are asked for.
+    """Runs of one subject as one memory map, made the first time a row is asked for.
+
+    Parameters
+    ----------
+    files : sequence of SeriesFile
+    folder : Path
+        Where the map goes.
+    key : str
+        What tells these series, and how they are read, from others.
 
     Attributes
     ----------
@@ -177,29 +187,64 @@ class SeriesResponses:
         Samples of each run.
     """
 
-    def __init__(self, files: Sequence[SeriesFile]) -> None:
-        self.files = tuple(files)
+    def __init__(self, files: Sequence[SeriesFile], folder: Path, key: str) -> None:
+        self.files, self.path = tuple(files), folder / f"series_{key}.npy"
         self.lengths = np.array([file.n_times for file in files])
         equal = len(set(self.lengths.tolist())) == 1
         self.shape: tuple[int, ...] = (len(files), files[0].n_parcels) + (
             (int(self.lengths[0]),) if equal else ()
         )
         self.dtype = np.dtype(np.float32)
+        self._edges = np.cumsum([0, *(self.lengths * self.shape[1])])
+        self._mapped: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory map out: a copy in another process opens its own."""
+        return {**self.__dict__, "_mapped": None}
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return float32 of shape (rows, parcels, times), or an object array of arrays (parcels, times) of differing length."""
         wanted = np.arange(len(self))[rows]
         if wanted.ndim == 0:
-            return self.files[int(wanted)].read()
-        found = [self.files[k].read() for k in wanted]
+            return self._series(int(wanted)).copy()
         if len(self.shape) == 3:
-            return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.float32)
-        ragged = np.empty(len(found), object)
-        ragged[:] = found
-        return ragged
+            out = np.empty((len(wanted), *self.shape[1:]), np.float32)
+        else:
+            out = np.empty(len(wanted), object)
+        for k, run in enumerate(wanted):
+            out[k] = self._series(int(run)) if len(self.shape) == 3 else self._series(int(run)).copy()
+        return out
+
+    def prepare(self) -> SeriesResponses:
+        """Make the map: every file is read once; a broken one, or NaN in it, is an `InputError` and leaves nothing behind."""
+        if self.path.is_file():
+            return self
+        with write_aside(self.path) as aside:
+            size = (int(self._edges[-1]),)
+            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=size)
+            for file, start, stop in zip(self.files, self._edges, self._edges[1:], strict=False):
+                out[start:stop] = file.read().reshape(-1)
+            out.flush()
+        return self
+
+    def _series(self, run: int) -> np.ndarray:
+        if self._mapped is None:
+            self.prepare()
+            self._mapped = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        return self._mapped[self._edges[run] : self._edges[run + 1]].reshape(self.shape[1], -1)
+
+
+def _identity(files: Sequence[SeriesFile], description: Mapping[str, Any]) -> str:
+    """Hash of name, size, time and shape of the files, and of what says how they are read."""
+    stamps = []
+    for file in files:
+        status = file.path.stat()
+        shape = [file.n_parcels, file.n_times]
+        stamps.append([str(file.path.resolve()), status.st_size, status.st_mtime_ns, shape])
+    return data_hash(stamps, dict(description))
 
 
 def _runs(data_dir: Path) -> list[_Run]:

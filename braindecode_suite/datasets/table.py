@@ -18,10 +18,11 @@ from PIL import Image, UnidentifiedImageError
 from braindecode_suite.core.checks import check_file, check_folder, check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError, UnknownName
-from braindecode_suite.core.files import data_hash
+from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.mapped_rows import FiniteRows
 
 TREE = """\
 responses.npy or responses.h5    (trials, units), numbers; the .h5 holds a dataset `responses`
@@ -34,6 +35,7 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
+BLOCK_BYTES = 2**26
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, ImageFileError, pd.errors.ParserError)
 
@@ -83,7 +85,7 @@ class TableDataset:
         """Open one subject: the tables and the headers of responses and images are read, no responses."""
         chosen = build(TableOptions, options, "options of table")
         folder = self._folder(data_dir, subject)
-        responses = open_responses(folder)
+        responses = open_responses(folder, work_dir)
         trials = read_trials(folder / "trials.tsv", len(responses))
         stimuli, trials = _open_stimuli(data_dir, folder, trials)
         space = _open_space(folder, responses.shape[1])
@@ -124,13 +126,15 @@ class TableDataset:
 
 
 class TableResponses:
-    """Rows of ``responses.npy`` or of the dataset `responses` in ``responses.h5``, read when asked for.
+    """Rows of ``responses.npy``, mapped, or of the dataset `responses` in ``responses.h5``, read when asked for.
 
-    Rows with NaN or infinity are an `InputError` naming the file, the row and the unit.
+    HDF5 gives scattered rows slowly: it is copied once, as ``.npy``, below the work folder. Rows with NaN or infinity are an
+    `InputError` naming the file, the row and the unit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, work_dir: Path) -> None:
         self.path = path
+        self._mapped: NDArray[Any] | None = None
         try:
             if path.suffix == ".npy":
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -152,6 +156,10 @@ class TableResponses:
             raise InputError(
                 path, expected="numbers of shape (trials, units)", found=f"{self.dtype}, shape {self.shape}"
             )
+        self._finite = FiniteRows(len(self))
+        status = path.stat()
+        key = data_hash([str(path.resolve()), status.st_size, status.st_mtime_ns])
+        self.copy = path if path.suffix == ".npy" else work_dir / "table" / f"responses_{key}.npy"
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -160,21 +168,41 @@ class TableResponses:
         wanted = np.arange(len(self))[rows]
         single = wanted.ndim == 0
         wanted = np.atleast_1d(wanted)
-        if self.path.suffix == ".npy":
-            values = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[wanted])
-        else:
-            unique, back = np.unique(wanted, return_inverse=True)  # h5py wants ascending rows
-            with h5py.File(self.path, "r") as file:
-                values = np.asarray(file["responses"][unique])[back]
-        bad = ~np.isfinite(values)
-        if bad.any():
-            row, unit = np.argwhere(bad)[0]
+        values = self._map()[wanted]
+        bad = self._finite.find_bad(values, wanted)
+        if bad is not None:
+            count, row, unit = bad
             raise InputError(
                 self.path,
                 expected="finite responses",
-                found=f"{int(bad.sum())} NaN or infinite values, the first in row {int(wanted[row])}, unit {int(unit)}",
+                found=f"{count} NaN or infinite values, the first in row {int(wanted[row])}, unit {unit}",
             )
         return values[0] if single else values
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory map out: a copy in another process opens its own."""
+        return {**self.__dict__, "_mapped": None}
+
+    def prepare(self) -> TableResponses:
+        """Copy an HDF5 file in one pass; a ``.npy`` is mapped as it lies."""
+        if self.copy.is_file():
+            return self
+        try:
+            with write_aside(self.copy) as aside, h5py.File(self.path, "r") as file:
+                out = np.lib.format.open_memmap(aside, mode="w+", dtype=self.dtype, shape=self.shape)
+                step = max(BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize), 1)
+                for start in range(0, len(self), step):
+                    out[start : start + step] = file["responses"][start : start + step]
+                out.flush()
+        except _UNREADABLE as error:
+            raise InputError(self.path, expected="a whole array of numbers", found=_short(error)) from error
+        return self
+
+    def _map(self) -> NDArray[Any]:
+        if self._mapped is None:
+            self.prepare()
+            self._mapped = np.load(self.copy, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        return self._mapped
 
 
 class TableStimuli:
@@ -220,7 +248,7 @@ class TableStimuli:
         return None
 
 
-def open_responses(folder: Path) -> TableResponses:
+def open_responses(folder: Path, work_dir: Path) -> TableResponses:
     """Open responses.npy or responses.h5; both at once is ambiguous."""
     found = [folder / name for name in ("responses.npy", "responses.h5") if (folder / name).is_file()]
     if len(found) != 1:
@@ -229,7 +257,7 @@ def open_responses(folder: Path) -> TableResponses:
             expected="either responses.npy or responses.h5",
             found=" and ".join(p.name for p in found) or "neither",
         )
-    return TableResponses(found[0])
+    return TableResponses(found[0], work_dir)
 
 
 def read_trials(path: Path, n_responses: int) -> pd.DataFrame:

@@ -147,7 +147,7 @@ class TrialRows:
     def __getitem__(self, rows: Any) -> np.ndarray:
         if self._rows is None:
             self.prepare()
-            self._rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            self._rows = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         return np.asarray(self._rows[rows])
 
     def prepare(self) -> TrialRows:
