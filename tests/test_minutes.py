@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,10 @@ from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.simulated_nsd import SIMULATED_NSD
+from braindecode_suite.workflows import WORKFLOWS
 from braindecode_suite.workflows.classical import ClassicalConfig
 from braindecode_suite.workflows.configuration import load_config
 from braindecode_suite.workflows.fitting import prepare
-from braindecode_suite.workflows.mindeye import MindEyeWorkflow
 from braindecode_suite.workflows.results import model_dir, result_path
 from tests.haxby_files import write_haxby
 
@@ -51,7 +52,7 @@ def study_of(
     )
 
 
-def split_of(study: Study, **rows: np.ndarray) -> Split:
+def split_of(study: Study, **rows: Any) -> Split:
     """Images 0 to 3 for testing, 4 to 6 for validation, unless rows are given."""
     number = study.stimulus_ids.astype(int)
     parts = {"test": number < 4, "validation": (number >= 4) & (number < 7), "train": number >= 7} | rows
@@ -59,7 +60,9 @@ def split_of(study: Study, **rows: np.ndarray) -> Split:
         protocol="by-hand",
         studies=(study,),
         disjoint=frozenset({"stimulus"}),
-        **{part: (np.flatnonzero(keep),) for part, keep in parts.items()},
+        train=(np.flatnonzero(parts["train"]),),
+        validation=(np.flatnonzero(parts["validation"]),),
+        test=(np.flatnonzero(parts["test"]),),
     )
 
 
@@ -212,7 +215,7 @@ def test_blocks_without_training_rows_are_z_scored_by_themselves_and_others_as_b
     study = study_of(n_runs=12, trials=12)
     split = split_of(study)
     some = prepare(study, restrict(split, 8), "session")
-    step = some.study.recipe.steps[0]  # type: ignore[union-attr]
+    step: Any = some.study.recipe.steps[0]  # type: ignore[union-attr]
     assert step.scope == "heldout-block"
     values = np.asarray(study.responses, np.float64)
     train, session = some.split.train[0], study.trials["session"].to_numpy()
@@ -239,8 +242,8 @@ def test_a_block_of_one_training_row_has_no_statistics_of_its_own() -> None:
 def test_amounts_are_an_option_and_a_value_of_every_config(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "nsd", "out", "participant", "--minutes", "40", "7.5"]
     assert build_parser().parse_args(words).minutes == [40, 7.5]
-    assert load_config(MindEyeWorkflow, "tiny", None, ["minutes=[40.0, 7.5]"]).minutes == (7.5, 40)
-    assert load_config(MindEyeWorkflow, "tiny", None, ["minutes=10"]).minutes == (10,)
+    assert load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=[40.0, 7.5]"]).minutes == (7.5, 40)
+    assert load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=10"]).minutes == (10,)
     assert ClassicalConfig(minutes=[3, 1]).minutes == (1, 3)  # type: ignore[arg-type]
     for bad in ("0", "-5", "ten", "inf"):
         with pytest.raises(SystemExit, match="2"):
@@ -249,9 +252,9 @@ def test_amounts_are_an_option_and_a_value_of_every_config(capsys: pytest.Captur
     with pytest.raises(
         InputError, match=r"--set: expected minutes\.0: Input should be greater than 0; found -1"
     ):
-        load_config(MindEyeWorkflow, "tiny", None, ["minutes=[-1]"])
+        load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=[-1]"])
     with pytest.raises(InputError, match="each amount once"):
-        load_config(MindEyeWorkflow, "tiny", None, ["minutes=[5, 5]"])
+        load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=[5, 5]"])
 
 
 def test_a_dry_run_prints_the_amounts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def read_hdf5(root: Path, dataset: str) -> None:
             file[dataset][...]
 
 
+def read_arrays(root: Path, pattern: str) -> None:
+    """Read every array in one call each."""
+    for path in sorted(root.rglob(pattern)):
+        np.load(path)
+
+
 def read_images(root: Path, pattern: str) -> None:
     """Read every image in one call each."""
     for path in sorted(root.rglob(pattern)):
@@ -177,7 +184,7 @@ def algonauts2023() -> Layout:
         write=write,
         open=lambda root, work: ALGONAUTS2023.open(root, "01", work),
         prepare=lambda study: study.responses.prepare(),
-        sequential=lambda root: [np.load(path) for path in sorted(root.rglob("?h_*_fmri.npy"))] and None,
+        sequential=lambda root: read_arrays(root, "?h_*_fmri.npy"),
     )
 
 
@@ -361,8 +368,6 @@ def bids_fmri(hrf: str) -> Layout:
         study = BIDS_FMRI.open(root, "01", work)
         if hrf != "library":
             return study
-        from dataclasses import replace
-
         return replace(study, responses=study.responses.tuned(study.trials, np.arange(len(study.trials))))
 
     return Layout(
@@ -370,7 +375,7 @@ def bids_fmri(hrf: str) -> Layout:
         write=write,
         open=open_,
         prepare=None,
-        sequential=lambda root: None,
+        sequential=lambda root: read_hdf5(root, "betas"),
     )
 
 

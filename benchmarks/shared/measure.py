@@ -61,11 +61,12 @@ def gigabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
 
 
-def measure(layout: Layout, folder: Path, scale: float, runs: int) -> dict[str, float]:
-    """Return the figures of one layout, named ``<layout>_<figure>``; the folder is emptied after."""
+def measure(layout: Layout, folder: Path, runs: int) -> dict[str, float]:
+    """Return the figures of a layout that lies in ``folder/data``, named ``<layout>_<figure>``.
+
+    To be called in a process of its own, since memory that was freed may stay with a process.
+    """
     root, work = folder / "data", folder / "work"
-    root.mkdir()
-    layout.write(root, scale)
     figures: dict[str, float] = {"disk_gb": gigabytes(root)}
     opening: list[float] = []
     preparing: list[float] = []
@@ -94,8 +95,6 @@ def measure(layout: Layout, folder: Path, scale: float, runs: int) -> dict[str, 
         theirs.append(seconds(lambda run=run: epoch(lambda rows: np.asarray(plain[rows]), len(plain), run)))
         ours.append(seconds(lambda run=run: epoch(study.read, len(plain), run)))
     figures |= {"epoch_s": min(ours), "epoch_over_memmap": min(ours) / min(theirs)}
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return {f"{layout.name}_{name}": value for name, value in figures.items()}
 
 

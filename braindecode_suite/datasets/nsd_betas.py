@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ INT16_SCALE = 300.0
 """Integers are percent signal change times this."""
 _PLANE_BYTES = 128 * 2**20
 _LISTED_SHARE = 0.1
-_VOXELS_AT_A_TIME = 256
+_TRIALS_AT_A_TIME, _VOXELS_AT_A_TIME = 64, 256
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def read_header(path: Path) -> SessionHeader:
     return SessionHeader(path, n_trials, (x, y, z), np.issubdtype(dtype, np.integer) and not scaled)
 
 
-def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Read the betas of one session inside a mask, in one sequential pass.
+def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Read the betas of one session inside a mask, in one sequential pass, as they are stored (see `percent_rows`).
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
 
     Returns
     -------
-    array of float32 of shape (trials, voxels)
-        Percent signal change; voxels in C order of the mask.
+    array of shape (trials, voxels)
+        Percent signal change, or integers that are `INT16_SCALE` times it; voxels in C order of the mask.
 
     Raises
     ------
@@ -108,11 +108,7 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             header.path, expected="a whole beta file", found=short(error), hint="download it again"
         ) from error
     if header.integer:
-        scaled = np.empty(values.shape, np.float32)  # row by row, whatever the order of the file
-        for start in range(0, values.shape[1], _VOXELS_AT_A_TIME):
-            some = slice(start, start + _VOXELS_AT_A_TIME)
-            np.multiply(values[:, some], np.float32(1 / INT16_SCALE), out=scaled[:, some], dtype=np.float32)
-        return scaled
+        return values
     bad = ~np.isfinite(values)
     if bad.any():
         trial, voxel = np.argwhere(bad)[0]
@@ -122,7 +118,28 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             expected="finite betas inside the mask",
             found=f"{int(bad.sum())} NaN or infinite values, the first in voxel ({x}, {y}, {z}), trial {int(trial) + 1}",
         )
-    return np.ascontiguousarray(values, np.float32)
+    return values
+
+
+def percent_rows(values: NDArray[Any], header: SessionHeader) -> Iterator[NDArray[np.float32]]:
+    """Yield a session's rows as percent signal change, some trials at a time, so that no session is in memory twice.
+
+    Parameters
+    ----------
+    values : array of shape (trials, voxels)
+        Of `read_session`.
+    header : SessionHeader
+    """
+    for first in range(0, len(values), _TRIALS_AT_A_TIME):
+        block = values[first : first + _TRIALS_AT_A_TIME]
+        if not header.integer:
+            yield np.ascontiguousarray(block, np.float32)
+            continue
+        scaled = np.empty(block.shape, np.float32)  # row by row, whatever the order of the file
+        for start in range(0, block.shape[1], _VOXELS_AT_A_TIME):
+            some = slice(start, start + _VOXELS_AT_A_TIME)
+            np.multiply(block[:, some], np.float32(1 / INT16_SCALE), out=scaled[:, some], dtype=np.float32)
+        yield scaled
 
 
 def _read_hdf5(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:
@@ -309,10 +326,13 @@ class MaskedBetas:
                     if progress is not None:
                         progress(f"session {number}")
                     values = read_session(header, self.mask)
-                    varies[str(number)] = np.packbits(np.ptp(values, axis=0) > 0).tobytes().hex()
+                    varied = values.max(axis=0) != values.min(axis=0)
+                    varies[str(number)] = np.packbits(varied).tobytes().hex()
                     with partial.open("r+b") as stream:
                         stream.seek(offset + start * self.shape[1] * self.dtype.itemsize)
-                        values.tofile(stream)
+                        for rows in percent_rows(values, header):
+                            rows.tofile(stream)
+                    del values  # before the next session is read
                     done.add(str(number))
                     self._write_manifest(manifest, done, varies)
                 start += header.n_trials

@@ -201,21 +201,15 @@ class SeriesResponses:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the memory map out: a copy in another process opens its own."""
-        return {**self.__dict__, "_mapped": None}
-
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return float32 of shape (rows, parcels, times), or an object array of arrays (parcels, times) of differing length."""
         wanted = np.arange(len(self))[rows]
         if wanted.ndim == 0:
             return self._series(int(wanted)).copy()
-        if len(self.shape) == 3:
-            out = np.empty((len(wanted), *self.shape[1:]), np.float32)
-        else:
-            out = np.empty(len(wanted), object)
-        for k, run in enumerate(wanted):
-            out[k] = self._series(int(run)) if len(self.shape) == 3 else self._series(int(run)).copy()
+        equal = len(self.shape) == 3
+        out = np.empty((len(wanted), *self.shape[1:]), np.float32) if equal else np.empty(len(wanted), object)
+        for k, run in enumerate(wanted.tolist()):
+            out[k] = self._series(run) if equal else self._series(run).copy()
         return out
 
     def prepare(self) -> SeriesResponses:

@@ -140,7 +140,7 @@ class SingleTrialBetas:
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
         if self.chosen is None:
             return np.asarray(self._map()[:, self.default][rows])
-        return np.asarray(self._chosen_rows()[rows])
+        return np.asarray(self._chosen_rows(self.chosen)[rows])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the memory map out: a copy in another process opens its own."""
@@ -216,12 +216,10 @@ class SingleTrialBetas:
             self.opened["betas"] = np.memmap(self.files.betas, np.float32, "r", offset, shape)
         return self.opened["betas"]
 
-    def _chosen_rows(self) -> NDArray[np.float32]:
+    def _chosen_rows(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         if "chosen" not in self.opened:
             stored = self._map().view(np.ndarray).reshape(len(self), -1)
-            places = self.chosen * self.shape[1] + np.arange(
-                self.shape[1]
-            )  # in a trial's (responses, voxels)
+            places = chosen * self.shape[1] + np.arange(self.shape[1])  # in a trial's (responses, voxels)
             if self.scratch is not None:
                 self.scratch.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.scratch) as file:

@@ -137,11 +137,12 @@ def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBl
             axis.axhline(float(chance.mean()), color=MUTED, linestyle="--", linewidth=1.2, label="chance")
         if logarithmic:
             axis.set_xscale("log")
-        margin = (
-            (minutes[-1] / minutes[0]) ** 0.06 if logarithmic else 0.06 * (minutes[-1] - minutes[0] or 1.0)
-        )
-        ends = (minutes[0] / margin, minutes[-1] * margin)
-        axis.set_xlim(ends if logarithmic else (minutes[0] - margin, minutes[-1] + margin))
+        if logarithmic:
+            margin = (minutes[-1] / minutes[0]) ** 0.06
+            axis.set_xlim(minutes[0] / margin, minutes[-1] * margin)
+        else:
+            margin = 0.06 * (minutes[-1] - minutes[0] or 1.0)
+            axis.set_xlim(minutes[0] - margin, minutes[-1] + margin)
         values = rows[["value", "ci_low", "ci_high", "chance"]].to_numpy(float)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         axis.set_ylim(low - 0.06 * (high - low or 1.0), high + 0.06 * (high - low or 1.0))
@@ -189,7 +190,7 @@ def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any])
         row = [
             count(value) if value in amounts else f"all ({count(value)})",
             DASH if missing(asked) or asked == value else count(asked),
-            *[integer(line.get(key)) for key in ("train_trials", "train_images", "units")],
+            *[integer(line.get(key)) for key in ("trials", "stimuli", "units")],
         ]
         tested: pd.Series | None = None
         for one in series:
@@ -210,11 +211,11 @@ def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any])
         row += [DASH, DASH] if tested is None else [number(tested["chance"]), integer(tested["n"])]
         cells.append(row)
     names = [model_title(one.label) for one in series]
-    headings = ["minutes", "asked", "training trials", "training images", "units"]
+    headings = ["minutes", "asked", "trials", "stimuli", "units"]
     headings += [heading for name in names for heading in (name, f"p, {name}")]
     headings += [f"{names[0]} \u2212 {model_title(other)}" for other in others] + ["chance", "n"]
     table = Table(
-        caption=f"{metric_title(first['metric'])} at the first minutes",
+        caption=f"{metric_title(first['metric'])} at the first minutes; trials and stimuli of training and validation",
         headings=headings,
         rows=cells,
         numeric=[False] + [True] * (len(headings) - 1),

@@ -57,7 +57,8 @@ def minutes_facts(
 
 
 def _counts(split: Split, recipe: Recipe | None) -> dict[str, int]:
+    """Count trials and stimuli of the training and validation parts together, and the units kept."""
+    stimuli = split.keys("train", "stimulus") | split.keys("validation", "stimulus")
+    trials = sum(map(len, (*split.train, *split.validation)))
     keep = None if recipe is None else recipe.keep
-    counts = {f"{part}_trials": sum(map(len, getattr(split, part))) for part in ("train", "validation")}
-    counts |= {f"{part}_images": len(split.keys(part, "stimulus")) for part in ("train", "validation")}
-    return counts if keep is None else counts | {"units": int(keep.sum())}
+    return {"trials": trials, "stimuli": len(stimuli)} | ({} if keep is None else {"units": int(keep.sum())})
