@@ -112,13 +112,15 @@ def read_images(root: Path, pattern: str) -> None:
 
 
 def nsd_volumes(roi: str) -> Layout:
-    """Subject 1 at 1.8 mm: the whole volume, 2 of 40 sessions; the region's voxels, or all of the brain."""
+    """Subject 1 at 1.8 mm: the whole volume; the region's voxels of 2 of 40 sessions, or all of the brain's of one."""
 
     def write(root: Path, scale: float) -> None:
         side = scale ** (1 / 3)
         shape = scaled((81, 104, 83), side, 6)
         inside = 15_724 / (81 * 104 * 83) if roi == "nsdgeneral" else 226_000 / (81 * 104 * 83)
-        write_nsd_volumes(root, shape, max(round(inside * np.prod(shape)), 20), 2)
+        write_nsd_volumes(
+            root, shape, max(round(inside * np.prod(shape)), 20), 2 if roi == "nsdgeneral" else 1
+        )
 
     return Layout(
         name="nsd_volume" if roi == "nsdgeneral" else "nsd_brain",

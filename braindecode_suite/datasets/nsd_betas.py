@@ -325,14 +325,8 @@ class MaskedBetas:
                 if str(number) not in done:
                     if progress is not None:
                         progress(f"session {number}")
-                    values = read_session(header, self.mask)
-                    varied = values.max(axis=0) != values.min(axis=0)
-                    varies[str(number)] = np.packbits(varied).tobytes().hex()
-                    with partial.open("r+b") as stream:
-                        stream.seek(offset + start * self.shape[1] * self.dtype.itemsize)
-                        for rows in percent_rows(values, header):
-                            rows.tofile(stream)
-                    del values  # before the next session is read
+                    place = offset + start * self.shape[1] * self.dtype.itemsize
+                    varies[str(number)] = self._copy(header, partial, place)
                     done.add(str(number))
                     self._write_manifest(manifest, done, varies)
                 start += header.n_trials
@@ -346,6 +340,15 @@ class MaskedBetas:
                 found=short(error),
             ) from error
         return self
+
+    def _copy(self, header: SessionHeader, partial: Path, place: int) -> str:
+        """Write one session at a byte of the map; return which voxels vary in it, packed."""
+        values = read_session(header, self.mask)
+        with partial.open("r+b") as stream:
+            stream.seek(place)
+            for rows in percent_rows(values, header):
+                rows.tofile(stream)
+        return np.packbits(values.max(axis=0) != values.min(axis=0)).tobytes().hex()
 
     @property
     def _manifest(self) -> Path:
