@@ -160,6 +160,7 @@ class TrialRows:
         unit_of[self._voxels] = np.arange(len(self._voxels))
         with write_aside(self.path) as aside:
             out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=self.shape)
+            out[:] = 0  # its pages in order, before columns are written all over it
             try:
                 with h5py.File(self._table.path, "r") as file:
                     values = file[self._table.dataset]
