@@ -10,6 +10,7 @@ import pytest
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.score import FIRST_FIVE, read_scores
+from braindecode_suite.workflows.mindeye import related_scorers
 from braindecode_suite.workflows.results import decoding_dir, model_dir, result_path
 
 
@@ -130,6 +131,29 @@ def test_the_facts_tell_what_was_done(finished_run: Path) -> None:
     assert any("Permutation p-values" in citation["text"] for citation in facts["citations"])
     assert "never performance" in facts["methods"][0]
     assert facts["oracle"]["retrieval_brain_to_image_top1 of 20"] > 0.9
+
+
+def test_hubs_and_ceilings_are_said_where_they_are_and_where_they_are_not(
+    finished_run: Path, scores: pd.DataFrame
+) -> None:
+    facts = facts_of(finished_run)
+    text, page = " ".join(facts["methods"]), (finished_run / "sub-01.html").read_text()
+    n_validation = facts["splits"][0]["images"]["validation"]
+    if n_validation < 10:
+        assert f"{n_validation} are fewer than its 10 neighbours" in text
+        assert any(note.startswith("Not scored by CSLS: ") for note in facts["notes"])
+        assert "csls" not in set(scores["scorer"])
+    else:
+        assert f"hubs were measured on the {n_validation} validation images" in text
+        assert "csls" in set(scores["scorer"])
+    assert "Ceiling: what the oracle reaches, worked out for Retrieval, brain" in page
+
+
+def test_clip_beside_another_clip_is_noted_and_beside_itself_is_circular() -> None:
+    assert related_scorers(["ViT-bigG-14/laion2b_s39b_b160k"], ["pixcorr"]) == []
+    assert related_scorers(["ViT-L-14/openai"], ["clip"]) == []
+    (note,) = related_scorers(["ViT-bigG-14/laion2b_s39b_b160k"], ["clip", "pixcorr"])
+    assert "ViT-bigG-14/laion2b_s39b_b160k, another network" in note
 
 
 def test_the_same_command_again_reads_everything_back_and_finds_the_same(

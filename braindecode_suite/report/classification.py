@@ -13,7 +13,7 @@ import pandas as pd
 from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
 from braindecode_suite.report.results import Results, mapping
 from braindecode_suite.report.selection import pick
-from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
+from braindecode_suite.report.tables import Table, ceiling_note, interval_cell, without_idle_columns
 from braindecode_suite.report.wording import (
     control_title,
     integer,
@@ -153,6 +153,7 @@ def score_table(results: Results) -> Table:
         ],
         rows=cells,
         numeric=[False, False, True, True, False, True, True, False, True],
+        note=ceiling_note(rows, simulated=results.simulated),
     )
     return without_idle_columns(table)
 

@@ -18,6 +18,8 @@ from braindecode_suite.report.results import Results, mapping, read_results, seq
 from braindecode_suite.report.selection import pick
 from braindecode_suite.report.summary import control_differences, controls_of, summarise
 from braindecode_suite.report.tables import (
+    PUBLISHED_EIGHT,
+    ceiling_note,
     controls_legend,
     differences_table,
     eight_table,
@@ -93,7 +95,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "classes": classification(results),
         "forest": _forest(results),
         "image_pairs": differences_table(
-            results, ["identification", "pixcorr", "ssim"], "Paired differences between models, same images"
+            results, ["identification", *PUBLISHED_EIGHT], "Paired differences between models, same images"
         ),
         "statistics": image_statistics_table(results),
         "eight": eight_table(results),
@@ -109,6 +111,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "oracle": flat(mapping(facts.get("oracle"))),
         "no_oracle": results.reason("oracle")
         or "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification.",
+        "ceiling": ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle")),
         "groups": full_table(results.scores),
         "n_rows": len(results.scores),
         "legend": controls_legend(results.scores),

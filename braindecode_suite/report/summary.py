@@ -146,13 +146,9 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
     facts = [("95\u00a0% interval", interval(row["ci_low"], row["ci_high"], metric))]
     facts.append(("Chance", quantity(metric, row["chance"])))
     facts.append(("p", p_text(row["p_value"]) + (f", {row['p_correction']}" if row["p_correction"] else "")))
-    ceiling = quantity(metric, row["ceiling"])
-    facts.append(
-        (
-            "Oracle" if results.simulated else "Ceiling",
-            ceiling if not missing(row["ceiling"]) else "none for this score",
-        )
-    )
+    none = "not worked out for this score" if results.simulated else "none: not known of real recordings"
+    ceiling = none if missing(row["ceiling"]) else quantity(metric, row["ceiling"])
+    facts.append(("Oracle" if results.simulated else "Ceiling", ceiling))
     classified = metric in ("accuracy", "balanced_accuracy")
     if classified:
         facts.append(("n", f"{integer(row['n'])} test examples"))

@@ -15,7 +15,7 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.learning.classifiers import CLASSIFIERS, FoldClassifier
 from braindecode_suite.learning.ridge import group_folds
 from braindecode_suite.metrics.classification import accuracy, count_labellings, permute_labels
-from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, PermutationTest, permutation_p
+from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, PermutationTest
 from braindecode_suite.workflows.classical_examples import Examples, grouping
 
 MOST_GROUPS, INNER_FOLDS = 24, 5
@@ -233,14 +233,8 @@ def _test(
         )
     observed = score(y)
     seeds = np.random.SeedSequence(seed).spawn(n_permutations)
-    null = np.array([score(relabelling.draw(np.random.default_rng(s))) for s in seeds])
-    return PermutationTest(
-        observed=observed,
-        p_value=permutation_p(observed, null),
-        null=null,
-        n_distinct=relabelling.n_distinct,
-        tail="greater",
-    )
+    null = [score(relabelling.draw(np.random.default_rng(s))) for s in seeds]
+    return PermutationTest.of(observed, null, n_distinct=relabelling.n_distinct)
 
 
 def _inner_groups(groups: np.ndarray) -> np.ndarray:
