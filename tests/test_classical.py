@@ -271,6 +271,10 @@ def test_the_report_shows_the_confusions_and_the_searchlight(finished):
     text = (finished / "sub-01.html").read_text()
     assert "Confusion matrix of 4 classes" in text
     assert 'id="classification"' in text
+    assert (
+        text.count('<p class="fine">Ceiling: none. The model that generated real recordings is not known')
+        == 2
+    )
     assert "Accuracy of a classifier that sees only a sphere" in text
     assert "shrinkage LDA names the right one of 4 classes" in text.replace("Shrinkage", "shrinkage")
     assert (
