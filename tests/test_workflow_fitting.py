@@ -77,6 +77,7 @@ def test_a_fitted_model_tells_what_it_makes_of_images_it_was_not_fitted_on(tmp_p
         expected = encoder.predict(prepared.cohort(part))["retrieval"].mean_by_stimulus()
         assert sorted(found.ids) == list(prepared.stimulus_ids[part])
         np.testing.assert_allclose(found.values, expected.select(found.ids).values, atol=1e-5)
+    assert study.stimuli is not None
     true = {part: target.embed(study.stimuli, list(ids)) for part, ids in prepared.stimulus_ids.items()}
     settings = Settings(subject="01", split="synthetic", gallery_sizes=(5,), n_bootstrap=100)
     scored = score_retrieval(

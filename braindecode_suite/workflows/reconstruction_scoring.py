@@ -462,11 +462,12 @@ def _identification(
         flat = features(distractors.reshape(-1, *distractors.shape[2:]))
         candidates = flat.reshape(*distractors.shape[:2], -1)
     scorer = f"{settings.scorer} (circular)" if settings.scorer in settings.circular else settings.scorer
-    named = {"metric": "identification", "scorer": scorer}
-    values: Values = {}
-    for one in _compared(sets):
+    scored, values = _compared(sets), Values()
+    for one in scored:
         recon = features(one.images)
-        base = replace(_base(one, len(truth), settings), **named, chance=CHANCE)
+        base = replace(
+            _base(one, len(truth), settings), metric="identification", scorer=scorer, chance=CHANCE
+        )
         by = {"all": two_way_identification(true, recon)}
         pairs = {"all": identification_pairs(true, recon)}
         if candidates is not None:
@@ -483,20 +484,19 @@ def _identification(
             found.scores.append(row)
             if one.control == "brain" and name == ("all" if candidates is None else "matched"):
                 found.scores += _without_duplicates(row, per_image, settings)
-    _network_differences(found, _compared(sets), values, len(truth), named, settings)
+    base = replace(_base(scored[0], len(truth), settings), metric="identification", scorer=scorer)
+    _network_differences(found, scored, values, base, settings)
 
 
 def _network_differences(
     found: ReconstructionScores,
     scored: Sequence[ReconstructionSet],
     values: Values,
-    n: int,
-    named: Mapping[str, str],
+    base: Score,
     settings: ReconstructionSettings,
 ) -> None:
     """Add what a network sees of the first set minus what it sees of every control and of the baseline."""
     brain = scored[0]
-    base = replace(_base(brain, n, settings), **named)
     for other in scored[1:]:
         if other.control not in (*FIRST_FIVE, "brain", "true-latent", "mean-image"):
             continue
@@ -554,16 +554,19 @@ def _published_score(
     pairs_of = identification_pairs if identifies else correlation_distance_pairs
     tail: Tail = "greater" if identifies else "less"
     candidates = "all" if identifies else ""
-    circular = " (circular)" if name in settings.circular else ""
-    named = {"metric": name, "scorer": f"{published.network}{circular}"}
+    scorer = f"{published.network} (circular)" if name in settings.circular else published.network
     true = features(truth)
-    values: Values = {}
-    for one in _compared(sets):
+    scored, values = _compared(sets), Values()
+    for one in scored:
         pairs = pairs_of(true, features(one.images))
         per_image = np.diag(pairs)
         values[one.key] = {candidates: per_image}
         base = replace(
-            _base(one, len(truth), settings), **named, candidates=candidates, chance=published.chance
+            _base(one, len(truth), settings),
+            metric=name,
+            scorer=scorer,
+            candidates=candidates,
+            chance=published.chance,
         )
         row = _plain(base, per_image, settings)
         if one.control == "brain":
@@ -575,7 +578,8 @@ def _published_score(
         found.scores.append(row)
         if one.control == "brain":
             found.scores += _without_duplicates(row, per_image, settings)
-    _network_differences(found, _compared(sets), values, len(truth), named, settings)
+    base = replace(_base(scored[0], len(truth), settings), metric=name, scorer=scorer)
+    _network_differences(found, scored, values, base, settings)
 
 
 def _scene(

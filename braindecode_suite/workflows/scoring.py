@@ -1,7 +1,7 @@
 """Latents to retrieval scores: every model raw, centred and with CSLS, in both directions, with chance, interval and p.
 
 Centring takes the means of training images. CSLS takes its hubs from validation images: they belong to the training part,
-but no model was fitted on them, so that their predictions lie as far from their truths as those of new images do.
+but no model was fitted on them, so that their predictions lie about as far from their truths as those of new images do.
 
 A query's values are averaged over seeds before anything is resampled. Intervals come from a bootstrap of images and are
 conditional on the gallery and the models; permutations move whole images with the models fixed.
@@ -138,7 +138,7 @@ def score_retrieval(
     RetrievalScores
     """
     found = RetrievalScores()
-    scorers = HEADLINE_ONLY if settings.brief else SIMILARITIES
+    scorers: tuple[str, ...] = HEADLINE_ONLY if settings.brief else SIMILARITIES
     n_hubs = min(0 if of is None else len(of) for of in (validation_true, *(m.validation for m in models)))
     if not settings.brief and n_hubs < CSLS_NEIGHBOURS:
         scorers = tuple(how for how in scorers if how != "csls")
