@@ -155,7 +155,7 @@ def test_a_truncated_file_is_refused_when_it_is_read(tmp_path):
 
 def test_missing_files_and_options_are_refused(tmp_path):
     write_haxby(tmp_path)
-    with pytest.raises(InputError, match="`dataset_options`: expected none for haxby; found runs"):
+    with pytest.raises(InputError, match="`dataset_options` of haxby: expected none; found 'runs'"):
         HAXBY.open(tmp_path, "01", tmp_path, runs=3)
     (tmp_path / "attributes_literal.txt").unlink()
     with pytest.raises(

@@ -432,12 +432,15 @@ def test_a_damaged_label_table_is_refused(copy):
     ("options", "match"),
     [
         ({"roi": "V9"}, r"`roi`: expected one of .*V1v.*; found 'V9'"),
-        ({"betas": "b4"}, r"`betas`: expected one of b1, b2, b3"),
+        ({"betas": "b4"}, r"`dataset_options` of nsd: expected betas: .*'b1', 'b2', 'b3'.*; found 'b4'"),
         ({"betas": "b2"}, r"betas_fithrf: expected a folder .* \(there are betas_fithrf_GLMdenoise_RR\)"),
         ({"sessions": [2, 31]}, r"expected sessions 2, 31; found no session 31"),
         ({"format": "nii"}, r"found no beta file"),
-        ({"region": "V1v"}, r"options of nsd: expected a known config key; found 'region'"),
-        ({"format": "mat"}, r"options of nsd: expected format"),
+        (
+            {"region": "V1v"},
+            r"`dataset_options` of nsd: expected one of betas, format, prepare, roi, sessions, space; found 'region'",
+        ),
+        ({"format": "mat"}, r"`dataset_options` of nsd: expected format: .*'hdf5'.*; found 'mat'"),
     ],
 )
 def test_an_unknown_option_is_refused(copy, options, match):

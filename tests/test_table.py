@@ -276,7 +276,7 @@ def test_an_object_array_is_not_unpickled(folder):
 def test_unknown_subjects_options_and_ids_are_refused(folder):
     with pytest.raises(UnknownName, match=r"`subject`: expected one of 01; found '02'"):
         open_table(folder, "02")
-    with pytest.raises(InputError, match=r"options of table: expected a known config key; found 'roi'"):
+    with pytest.raises(InputError, match=r"`dataset_options` of table: expected one of unit; found 'roi'"):
         open_table(folder, roi="V1")
     with pytest.raises(UnknownName, match=r"expected an id of trials\.tsv; found 'picture9'"):
         open_table(folder).stimuli.images(["picture9"])

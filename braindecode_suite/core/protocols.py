@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
@@ -60,9 +61,13 @@ class FileCheck:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A folder on disk that becomes one `Study` a subject. Opening reads headers only."""
+    """A folder on disk that becomes one `Study` a subject. Opening reads headers only.
+
+    `options_class` holds what `open` takes as keywords, all with defaults, so that a wrong option is refused before anything is read.
+    """
 
     card: DatasetCard
+    options_class: ClassVar[type[Config]]
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects found (without ``sub-`` or ``subj``)."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat, whosmat
 
 from braindecode_suite.core.checks import check_file, check_finite
+from braindecode_suite.core.config import Config, NoOptions, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import file_sha256
 from braindecode_suite.core.protocols import DatasetCard, FileCheck, VectorsOf
@@ -55,16 +56,15 @@ class Digits69:
         preset="digits69",
     )
 
+    options_class: ClassVar[type[Config]] = NoOptions
+
     def subjects(self, data_dir: Path) -> list[str]:
         """Return ``['01']`` if the file is there."""
         return ["01"] if (data_dir / FILE).is_file() else []
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Return the study of subject ``01``: rows 0 to 89 are the published training part, 90 to 99 the test part."""
-        if options:
-            raise InputError(
-                "`dataset_options`", expected="none for digits69", found=", ".join(sorted(options))
-            )
+        build_options(NoOptions, options, self.card.name)
         if subject != "01":
             raise InputError("`subject`", expected="'01'", found=repr(subject))
         path = check_file(data_dir / FILE, "the file of digits69")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 
 from braindecode_suite.core.checks import check_file, check_finite, check_folder, check_option
+from braindecode_suite.core.config import Config, NoOptions, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import file_sha256
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
@@ -56,6 +57,8 @@ class Haxby:
         preset="blocks",
     )
 
+    options_class: ClassVar[type[Config]] = NoOptions
+
     def subjects(self, data_dir: Path) -> list[str]:
         """Return ``01`` for a folder with its own recordings, else one label a folder ``subj1``, ``subj2``..."""
         if (data_dir / BOLD).is_file():
@@ -81,8 +84,7 @@ class Haxby:
             If a file is missing or unreadable, labels and volumes differ in number, a run comes twice, a mask lies on
             another grid, or an option is given (there are none).
         """
-        if options:
-            raise InputError("`dataset_options`", expected="none for haxby", found=", ".join(sorted(options)))
+        build_options(NoOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
         image = _load(check_file(folder / BOLD, "the recordings"))
         repetition_time = _repetition_time(folder / BOLD, image)

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import SurfaceSpace, VoxelSpace
@@ -70,14 +70,16 @@ nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR/lh.ncsnr.mgh an
 nsddata/freesurfer/fsaverage/label/lh.*.mgz and rh.                          optional: regions drawn on the surface
 """
 
+Betas = Literal["b1", "b2", "b3", "betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"]
+
 
 class NSDOptions(Config):
     """How a subject is read.
 
     Attributes
     ----------
-    betas : str
-        ``b1``, ``b2``, ``b3`` or the folder's name.
+    betas : {'b1', 'b2', 'b3'}
+        Or the folder's name.
     space : {'func1pt8mm', 'fsaverage'}
         Voxels of 1.8 mm, or vertices of the surface.
     roi : str or list of str
@@ -92,7 +94,7 @@ class NSDOptions(Config):
         found in the data, not only in the release's maps.
     """
 
-    betas: str = "b3"
+    betas: Betas = "b3"
     space: Literal["func1pt8mm", "fsaverage"] = "func1pt8mm"
     roi: str | tuple[str, ...] = "nsdgeneral"
     format: Literal["auto", "hdf5", "nii.gz", "nii"] = "auto"
@@ -105,6 +107,7 @@ class NSDDataset:
     """Reads a folder in the layout of the release (catalogue entry ``nsd``)."""
 
     card: DatasetCard
+    options_class: ClassVar[type[Config]] = NSDOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects whose betas are there."""
@@ -112,9 +115,7 @@ class NSDDataset:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: headers, design and masks are read, no betas (see `NSDOptions`)."""
-        return open_subject(
-            data_dir, subject, work_dir, build(NSDOptions, options, f"options of {self.card.name}")
-        )
+        return open_subject(data_dir, subject, work_dir, build_options(NSDOptions, options, self.card.name))
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, file by file."""
@@ -161,7 +162,6 @@ def open_subject(
     -------
     Study
     """
-    check_option("betas", options.betas, [*BETA_VERSIONS, *BETA_VERSIONS.values()])
     version = BETA_VERSIONS.get(options.betas, options.betas)
     layout = Layout(data_dir, resolve_subject(data_dir, subject), version, options.space)
     if options.space == SURFACE and options.format != "auto":

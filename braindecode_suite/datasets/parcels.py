@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
@@ -90,6 +90,8 @@ class Parcels:
         preset="default",
     )
 
+    options_class: ClassVar[type[Config]] = ParcelOptions
+
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects that have a series."""
         return sorted({run.subject for run in _runs(data_dir)})
@@ -111,7 +113,7 @@ class Parcels:
         InputError
             If the atlas, its order or the repetition time are not known, differ between runs or from what is asked for.
         """
-        chosen = build(ParcelOptions, options, "options of parcels")
+        chosen = build_options(ParcelOptions, options, self.card.name)
         check_folder(data_dir, "a folder with time series of parcels")
         known = self.subjects(data_dir)
         if not known:

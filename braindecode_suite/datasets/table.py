@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import nibabel as nib
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
@@ -72,6 +72,8 @@ class TableDataset:
         preset="tiny",
     )
 
+    options_class: ClassVar[type[Config]] = TableOptions
+
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of ``sub-*`` folders with a trials.tsv, or ``01`` for a folder with its own trials.tsv."""
         if (data_dir / "trials.tsv").is_file():
@@ -81,7 +83,7 @@ class TableDataset:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: the tables and the headers of responses and images are read, no responses."""
-        chosen = build(TableOptions, options, "options of table")
+        chosen = build_options(TableOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
         responses = open_responses(folder)
         trials = read_trials(folder / "trials.tsv", len(responses))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
@@ -60,7 +61,7 @@ class ThingsOptions(Config):
 
     roi: str | tuple[str, ...] = "regions"
     mask: str | None = None
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class ThingsFMRI:
@@ -80,6 +81,8 @@ class ThingsFMRI:
         preset="tiny",
     )
 
+    options_class: ClassVar[type[Config]] = ThingsOptions
+
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels (``01``...) of the subjects whose metadata are there."""
         paths = [
@@ -95,7 +98,7 @@ class ThingsFMRI:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: metadata and headers are read; responses are turned into rows at the first one asked for."""
-        chosen = build(ThingsOptions, options, "options of things-fmri")
+        chosen = build_options(ThingsOptions, options, self.card.name)
         label = self._label(data_dir, subject)
         trials = read_trials(_file(data_dir, label, "StimulusMetadata.csv"))
         voxels = read_voxels(_file(data_dir, label, "VoxelMetadata.csv"))

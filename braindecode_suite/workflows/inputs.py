@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,19 @@ def _card(dataset: Dataset) -> str:
         f"size       {card.size}",
         f"protocols  {', '.join(card.protocols)}",
         f"workflow   {card.workflow}, preset {card.preset}",
+        f"options    {_options(dataset)}",
         f"terms      {card.terms}",
         f"citation   {card.citation}",
     ]
     if card.simulated:
         lines.append("simulated  results are model recovery, never performance")
     return "\n".join([*lines, "", "expected below --data-dir:", card.tree])
+
+
+def _options(dataset: Dataset) -> str:
+    """Return the dataset's options as ``--set dataset_options.NAME=VALUE`` takes them, with their defaults."""
+    fields = dataset.options_class().model_dump(mode="json")
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in fields.items()) or "none"
 
 
 def _documentation(catalogue: str, name: str, registry: Registry) -> str:
