@@ -35,6 +35,12 @@ class DatasetCard:
         Default workflow and preset of ``bds run``.
     simulated : bool
         Whether results are model recovery and never performance.
+    openneuro : str
+        Accession number on OpenNeuro, an open mirror that ``bds fetch`` downloads from; empty where there is none.
+    openneuro_files : tuple of str
+        Patterns of the files there that this loader reads; empty for all.
+    source : str
+        Where to get what no open mirror has.
     """
 
     name: str
@@ -48,6 +54,9 @@ class DatasetCard:
     workflow: str
     preset: str
     simulated: bool = False
+    openneuro: str = ""
+    openneuro_files: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)

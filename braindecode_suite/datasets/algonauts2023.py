@@ -70,6 +70,7 @@ class Algonauts2023:
         protocols=("algonauts2023", "random-by-image"),
         workflow="mindeye",
         preset="tiny",
+        source="Sign the agreement at naturalscenesdataset.org, then ask at algonauts.csail.mit.edu for the challenge's files.",
     )
 
     options_class: ClassVar[type[Config]] = Algonauts2023Options

@@ -48,6 +48,7 @@ class BidsFmriDataset:
         protocols=("leave-one-run-out", "leave-one-session-out", "random-by-image"),
         workflow="classical-decoding",
         preset="default",
+        source="Yours; or any dataset of OpenNeuro by its number, `bds fetch ds001246 --data-dir DIR`, and fMRIPrep run on it.",
     )
 
     options_class: ClassVar[type[Config]] = BidsFmriOptions

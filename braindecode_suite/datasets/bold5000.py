@@ -95,6 +95,10 @@ class BOLD5000:
         protocols=("bold5000-repeats", "random-by-image", "leave-one-session-out"),
         workflow="mindeye",
         preset="tiny",
+        openneuro="ds001499",
+        openneuro_files=("*_events.tsv", "*.json", "derivatives/spm/*"),
+        source="Betas and brain masks of release 2.0: figshare (KiltHub), see bold5000.org, into the same folder or betas/. Images: asked for "
+        "at bold5000.org.",
     )
 
     options_class: ClassVar[type[Config]] = BOLD5000Options

@@ -54,6 +54,8 @@ class Digits69:
         protocols=("digits69-10x10fold", "digits69-published"),
         workflow="image-prior",
         preset="digits69",
+        source="Agree to the use agreement of the Donders Repository, collection DSC_2018.00112_485; the file digit69_28x28.mat "
+        "is the one that the code of Du et al. 2019 reads.",
     )
 
     options_class: ClassVar[type[Config]] = NoOptions

@@ -73,6 +73,10 @@ class GOD:
         protocols=("god-test50", "god-imagery"),
         workflow="mindeye",
         preset="tiny",
+        openneuro="ds001246",
+        openneuro_files=("*_events.tsv", "*.json"),
+        source="Responses (Subject1.h5 ...): figshare 7387130, into the same folder or data/. Images: by the form in "
+        "KamitaniLab/GenericObjectDecoding on GitHub.",
     )
 
     options_class: ClassVar[type[Config]] = GODOptions

@@ -55,6 +55,9 @@ class Haxby:
         protocols=("leave-one-run-out",),
         workflow="classical-decoding",
         preset="blocks",
+        source="The subjects' archives of PyMVPA (data.pymvpa.org/datasets/haxby2001, subj1-2010.01.14.tar.gz ...), unpacked into one folder. "
+        "OpenNeuro ds000105 holds the same study as raw BIDS runs, which this loader does not read: `bds fetch ds000105` is for "
+        "bids-fmri, once fMRIPrep has been run.",
     )
 
     options_class: ClassVar[type[Config]] = NoOptions

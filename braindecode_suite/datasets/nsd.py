@@ -417,5 +417,6 @@ NSD = NSDDataset(
         protocols=("nsd-shared1000", "nsd-982", "nsd-shared515", "nsd-cluster-disjoint", "random-by-image"),
         workflow="mindeye",
         preset="kandinsky",
+        source="Sign the agreement at naturalscenesdataset.org; those who run the dataset then say how to copy it.",
     )
 )

