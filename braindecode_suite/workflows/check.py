@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from braindecode_suite.workflows.inputs import find_dataset
 TOLD = ("tuned_on_test", "shared_noise", "normalised")
 """What a loader knows of leaks that no split can mend, by its name in the provenance."""
 NEEDS_TARGET = "`vectors_of`"
+PLURAL = {"stimulus": "stimuli"}
 
 
 def check_dataset(name: str, data_dir: Path | None, subjects: Sequence[str] = ()) -> int:
@@ -155,26 +155,22 @@ def describe_splits(splits: Sequence[Split]) -> list[str]:
     cards = [split.card() for split in splits]
     several = f"{len(cards)} splits, each with " if len(cards) > 1 else ""
     sizes = [
-        f"{part} {_span(cards, lambda card, p=part: card['trials'][p])} rows of "
-        f"{_span(cards, lambda card, p=part: card['images'][p])} stimuli"
+        f"{part} {_span([card['trials'][part] for card in cards])} rows of "
+        f"{_span([card['images'][part] for card in cards])} stimuli"
         for part in PARTS
     ]
     lines = [f"{several}{', '.join(sizes)}", f"disjoint by proof: {', '.join(cards[0]['disjoint'])}"]
-    for kind in cards[0]["shared"]:
-        pairs = {
-            pair: _span(cards, lambda card, k=kind, p=pair: card["shared"][k][p])
-            for pair in cards[0]["shared"][kind]
-        }
-        shared = [f"{count} {pair}" for pair, count in pairs.items() if count != "0"]
+    for kind, pairs in cards[0]["shared"].items():
+        counts = {pair: _span([card["shared"][kind][pair] for card in cards]) for pair in pairs}
+        shared = [f"{count} {pair}" for pair, count in counts.items() if count != "0"]
         if shared:
-            lines.append(f"shared {kind}s: {', '.join(shared)}".replace("stimuluss", "stimuli"))
+            lines.append(f"shared {PLURAL.get(kind, f'{kind}s')}: {', '.join(shared)}")
     few = _too_few(splits)
     notes = dict.fromkeys(note for card in cards for note in card["notes"])
     return [*lines, *([few] if few else []), *(f"note: {note}" for note in notes)]
 
 
-def _span(cards: Sequence[dict[str, Any]], of: Callable[[dict[str, Any]], int]) -> str:
-    values = [of(card) for card in cards]
+def _span(values: Sequence[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
