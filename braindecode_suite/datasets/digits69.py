@@ -23,6 +23,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck, VectorsOf
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.lab_files import check_inside
 
 FILE = "digit69_28x28.mat"
 SIDE, N_TRAIN, N_TEST, N_VOXELS = 28, 90, 10, 3092
@@ -69,7 +70,7 @@ class Digits69:
         build_options(NoOptions, options, self.card.name)
         if subject != "01":
             raise InputError("`subject`", expected="'01'", found=repr(subject))
-        path = check_file(data_dir / FILE, "the file of digits69")
+        path = check_inside(data_dir, check_file(data_dir / FILE, "the file of digits69"))
         check_contents(path)
         content, fingerprint = _Content(path), file_sha256(path)
         ids = [f"train-{i:02d}" for i in range(N_TRAIN)] + [f"test-{i:02d}" for i in range(N_TEST)]
@@ -102,7 +103,7 @@ class Digits69:
         if not path.is_file():
             return [FileCheck(FILE, "missing")]
         try:
-            check_contents(path)
+            check_contents(check_inside(data_dir, path))
             content = _Content(path)
             n_images, n_voxels = len(content.labels), content.responses.shape[1]
         except InputError as error:

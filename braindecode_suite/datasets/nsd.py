@@ -43,6 +43,7 @@ from braindecode_suite.datasets.nsd_surface import (
     open_surface,
     open_surface_noise,
 )
+from braindecode_suite.datasets.volumes import check_orientation, open_volume
 
 SESSIONS_DONE = (40, 40, 32, 30, 40, 32, 40, 30)
 """Sessions that subjects 1 to 8 of the release did."""
@@ -164,6 +165,7 @@ def open_subject(
     """
     version = BETA_VERSIONS.get(options.betas, options.betas)
     layout = Layout(data_dir, resolve_subject(data_dir, subject), version, options.space)
+    layout.check_links()
     if options.space == SURFACE and options.format != "auto":
         raise InputError("`format`", expected="auto, for the surface's .mgh files", found=options.format)
     stimuli = NSDStimuli(layout.stimuli)
@@ -291,11 +293,26 @@ def _open_space(layout: Layout, options: NSDOptions, header: SessionHeader) -> t
             expected=f"a mask of the betas' shape {header.volume} ({header.path.name})",
             found=f"shape {mask.shape}",
         )
+    warnings += _compare_grids(folder, affine, header)
     rois = {name: region[mask] for name, region in regions.items()}
     wholly_empty = [name for name, region in regions.items() if not region.any()]
     if wholly_empty:
         warnings.append(f"regions without a voxel: {', '.join(wholly_empty)}")
     return VoxelSpace(mask, affine, rois, GRID), warnings
+
+
+def _compare_grids(masks: Path, affine: NDArray[np.float64], header: SessionHeader) -> list[str]:
+    """Refuse masks whose left is the right of the betas, and tell of masks that lie elsewhere; HDF5 says nothing of it."""
+    if header.path.suffix == ".hdf5":
+        return []
+    image = open_volume(header.path, "betas")
+    check_orientation(masks, affine, header.path, image.affine)
+    if np.allclose(affine, image.affine, atol=1e-3):
+        return []
+    return [
+        f"by their affines the masks of {masks.name} and the betas of {header.path.name} lie in different places: their shapes "
+        "agree and one grid is assumed"
+    ]
 
 
 def _make_trials(

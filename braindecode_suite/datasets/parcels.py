@@ -18,6 +18,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.lab_files import check_inside
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
 
 DESCRIPTION = "parcels.json"
@@ -124,6 +125,10 @@ class Parcels:
             )
         check_option("subject", subject, known)
         runs = [run for run in _runs(data_dir) if run.subject == subject]
+        for run in runs:
+            check_inside(data_dir, run.path)
+            check_inside(data_dir, run.path.with_suffix(".json"))
+        check_inside(data_dir, data_dir / DESCRIPTION)
         description, notes = _description(data_dir, runs)
         runs, atlas = _of_one_atlas(data_dir, runs, description, chosen.atlas)
         files = [open_series(run.path, description) for run in runs]
