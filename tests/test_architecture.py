@@ -38,6 +38,11 @@ OWNERS = {
     "nilearn": {"datasets/", "report/", "core/spaces.py", "metrics/statistics.py"},
     "himalaya": set(),
     "pickle": set(),
+    # nothing but `bds fetch` asks the network for data
+    "requests": {"datasets/download.py", "datasets/openneuro.py", "workflows/fetch.py"},
+    "urllib3": {"datasets/download.py"},
+    "http": set(),
+    "ftplib": set(),
 }
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 ROOMS = [room for room in MAY_IMPORT if room not in ("cli", "core")]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
@@ -50,7 +51,7 @@ class Algonauts2023Options(Config):
         Resize the images to squares of this many pixels.
     """
 
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class Algonauts2023:
@@ -69,7 +70,10 @@ class Algonauts2023:
         protocols=("algonauts2023", "random-by-image"),
         workflow="mindeye",
         preset="tiny",
+        source="Sign the agreement at naturalscenesdataset.org, then ask at algonauts.csail.mit.edu for the challenge's files.",
     )
+
+    options_class: ClassVar[type[Config]] = Algonauts2023Options
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels (``01``...) of the ``subjXX`` folders with a training split."""
@@ -81,7 +85,7 @@ class Algonauts2023:
 
         Test rows are there only with test responses; the column ``published`` says which part a row is of.
         """
-        chosen = build(Algonauts2023Options, options, "options of algonauts2023")
+        chosen = build_options(Algonauts2023Options, options, self.card.name)
         folder = self._folder(data_dir, subject)
         parts = ["train", *(["test"] if _has_test(folder) else [])]
         files = {part: list_images(data_dir, folder, part) for part in parts}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.datasets.bids_layout import RunFiles
-from braindecode_suite.datasets.lab_files import one_line
-from braindecode_suite.datasets.volumes import DAMAGED, check_grid, open_volume, read_mask
+from braindecode_suite.datasets.volumes import check_grid, open_volume, read_inside, read_mask, scale
 
 TR_TOLERANCE = 1e-3
 
@@ -158,33 +155,7 @@ def read_series(header: BoldHeader, mask: NDArray[np.bool_]) -> NDArray[np.float
         If the file ends early, is damaged, or holds NaN or infinity inside the mask.
     """
     image, path = header.image, header.path
-    dtype = image.header.get_data_dtype()
-    slope, intercept = image.header.get_slope_inter()
-    size = int(np.prod(mask.shape)) * dtype.itemsize
-    inside: Any = np.ravel_multi_index(tuple(np.argwhere(mask).T), mask.shape, order="F")
-    series = np.empty((header.n_volumes, len(inside)), np.float32)
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as stream:
-            stream.read(image.dataobj.offset)
-            for volume in range(header.n_volumes):
-                content = stream.read(size)
-                if len(content) < size:
-                    raise InputError(
-                        path,
-                        expected=f"{header.n_volumes} volumes",
-                        found=f"the file ends in volume {volume + 1}",
-                    )
-                series[volume] = np.frombuffer(content, dtype)[inside]
-            while stream.read(2**20):  # a compressed file is checked against its checksum at the very end
-                pass
-    except InputError:
-        raise
-    except DAMAGED as error:
-        raise InputError(path, expected=f"{header.n_volumes} whole volumes", found=one_line(error)) from error
-    if slope is not None and (slope, intercept) != (1.0, 0.0):
-        series *= np.float32(slope)
-        series += np.float32(intercept)
+    series = scale(read_inside(path, image, mask, np.float32), image)
     bad = ~np.isfinite(series)
     if bad.any():
         volume, voxel = np.argwhere(bad)[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.study import Study
@@ -48,7 +48,10 @@ class BidsFmriDataset:
         protocols=("leave-one-run-out", "leave-one-session-out", "random-by-image"),
         workflow="classical-decoding",
         preset="default",
+        source="Yours; or any dataset of OpenNeuro by its number, `bds fetch ds001246 --data-dir DIR`, and fMRIPrep run on it.",
     )
+
+    options_class: ClassVar[type[Config]] = BidsFmriOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the participants; their folders are listed, not read."""
@@ -59,7 +62,7 @@ class BidsFmriDataset:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one participant: names, headers, masks and tables are read, no BOLD (see `BidsFmriOptions`)."""
-        chosen = build(BidsFmriOptions, options, "options of bids-fmri")
+        chosen = build_options(BidsFmriOptions, options, self.card.name)
         check_folder(data_dir, "a BIDS dataset")
         label = re.sub(r"^sub-", "", str(subject))
         if chosen.derivatives:

@@ -20,7 +20,7 @@ from braindecode_suite.datasets.bids_bold import read_bold_header, read_brain_ma
 from braindecode_suite.datasets.bids_events import read_run_events
 from braindecode_suite.datasets.bids_layout import NATIVE, find_derivatives, find_runs, read_json
 from braindecode_suite.datasets.glmsingle import TUNED, Conversion, find_outputs, match_runs
-from braindecode_suite.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, match_images
+from braindecode_suite.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, match_images, pick_image
 from braindecode_suite.datasets.lab_files import check_inside
 from braindecode_suite.datasets.single_trial_betas import Estimation, Model, combine_trials
 from braindecode_suite.datasets.single_trial_design import (
@@ -349,10 +349,9 @@ def _open_stimuli(
     found: dict[str, Path] = {}
     for stimulus_id in ids:
         candidates = [folder / stimulus_id, *(folder / f"{stimulus_id}{suffix}" for suffix in IMAGE_SUFFIXES)]
-        for path in candidates:
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                found[stimulus_id] = check_inside(root, path)
-                break
+        pictures = [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES]
+        if (path := pick_image(stimulus_id, pictures)) is not None:
+            found[stimulus_id] = check_inside(root, path)
     attributes, warnings = None, []
     if "category" in trials.columns:
         known = trials.groupby("stimulus_id")["category"].unique()

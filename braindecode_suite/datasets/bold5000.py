@@ -12,13 +12,14 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import VoxelSpace
@@ -76,7 +77,7 @@ class BOLD5000Options(Config):
     betas: Version = "TYPED"
     mask: str | None = None
     sessions: tuple[int, ...] | None = None
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class BOLD5000:
@@ -94,7 +95,13 @@ class BOLD5000:
         protocols=("bold5000-repeats", "random-by-image", "leave-one-session-out"),
         workflow="mindeye",
         preset="tiny",
+        openneuro="ds001499",
+        openneuro_files=("*_events.tsv", "*.json", "derivatives/spm/*"),
+        source="Betas and brain masks of release 2.0: figshare (KiltHub), see bold5000.org, into the same folder or betas/. Images: asked for "
+        "at bold5000.org.",
     )
+
+    options_class: ClassVar[type[Config]] = BOLD5000Options
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects whose events are there (``CSI1``...)."""
@@ -115,7 +122,7 @@ class BOLD5000:
         InputError
             If there are no betas (the design can still be read with `design`), or they disagree with the events.
         """
-        chosen = build(BOLD5000Options, options, "options of bold5000")
+        chosen = build_options(BOLD5000Options, options, self.card.name)
         label = self._label(data_dir, subject)
         trials = read_design(data_dir, label)
         headers, warnings = open_sessions(data_dir, label, trials, chosen)

@@ -54,6 +54,19 @@ def find_images(root: Path, folder: Path, *, stems: bool = False) -> dict[str, P
     return found
 
 
+def pick_image(stimulus_id: str, candidates: Sequence[Path]) -> Path | None:
+    """Return the first candidate that is there, or None; several that differ are an `InputError`."""
+    there = [path for path in candidates if path.is_file()]
+    for other in there[1:]:
+        if file_sha256(other) != file_sha256(there[0]):
+            raise InputError(
+                other,
+                expected=f"one image for stimulus {stimulus_id!r}",
+                found=f"another one in {there[0].name}",
+            )
+    return there[0] if there else None
+
+
 class ImageFiles:
     """Image files by stimulus id, read when asked for.
 

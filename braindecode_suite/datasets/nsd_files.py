@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from braindecode_suite.core.checks import check_file, check_option
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.datasets.lab_files import check_inside
+from braindecode_suite.datasets.volumes import DAMAGED, open_volume, read_values
 
 GRID, SURFACE = "func1pt8mm", "fsaverage"
 TRIALS_A_SESSION, RUNS_A_SESSION = 750, 12
@@ -27,8 +26,6 @@ BETA_VERSIONS = {
     "b3": "betas_fithrf_GLMdenoise_RR",
 }
 BETA_SUFFIXES = {"hdf5": ".hdf5", "nii.gz": ".nii.gz", "nii": ".nii"}
-DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, KeyError, TypeError)
-"""What libraries raise on truncated or foreign files."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,13 @@ class Layout:
     @property
     def surface_labels(self) -> Path:
         return self.root / "nsddata" / "freesurfer" / SURFACE / "label"
+
+    def check_links(self) -> None:
+        """Raise if a file of this subject, or of the experiment, is a link that leads out of the release's folder."""
+        folders = (self.functional / "roi", self.labels, self.beta_folder, self.surface_labels)
+        single = (self.expdesign, self.stimuli, self.behaviour, self.functional / "brainmask.nii.gz")
+        for path in (*single, *(path for folder in folders for path in sorted(folder.glob("*")))):
+            check_inside(self.root, path)
 
     def session_files(self, file_format: str = "auto") -> dict[int, Path]:
         """Return the beta file of each session that is there, by session number from 1; on the surface the left one.
@@ -220,12 +224,8 @@ def read_behaviour(path: Path) -> pd.DataFrame | None:
 
 def read_volume(path: Path, what: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Return a volume's values and affine."""
-    check_file(path, what)
-    try:
-        image: Any = nib.load(path)
-        return np.asarray(image.dataobj), np.asarray(image.affine)
-    except DAMAGED as error:
-        raise InputError(path, expected=f"{what}, a NIfTI file", found=short(error)) from error
+    image = open_volume(path, what)
+    return read_values(path, image, what), np.asarray(image.affine)
 
 
 def read_label_table(path: Path) -> dict[int, str]:

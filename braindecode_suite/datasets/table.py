@@ -5,23 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.image_files import pick_image
+from braindecode_suite.datasets.lab_files import check_inside
+from braindecode_suite.datasets.volumes import read_mask
 
 TREE = """\
 responses.npy or responses.h5    (trials, units), numbers; the .h5 holds a dataset `responses`
@@ -35,7 +36,7 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, ImageFileError, pd.errors.ParserError)
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, pd.errors.ParserError)
 
 
 class TableOptions(Config):
@@ -70,7 +71,10 @@ class TableDataset:
         ),
         workflow="mindeye",
         preset="tiny",
+        source="Yours: make the folder that `bds describe table` shows.",
     )
+
+    options_class: ClassVar[type[Config]] = TableOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of ``sub-*`` folders with a trials.tsv, or ``01`` for a folder with its own trials.tsv."""
@@ -81,8 +85,10 @@ class TableDataset:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: the tables and the headers of responses and images are read, no responses."""
-        chosen = build(TableOptions, options, "options of table")
+        chosen = build_options(TableOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
+        for path in (*folder.glob("*.*"), *data_dir.glob("*.tsv")):
+            check_inside(data_dir, path)
         responses = open_responses(folder)
         trials = read_trials(folder / "trials.tsv", len(responses))
         stimuli, trials = _open_stimuli(data_dir, folder, trials)
@@ -278,18 +284,18 @@ def _open_stimuli(data_dir: Path, folder: Path, trials: pd.DataFrame) -> tuple[T
                     expected=f"one image for stimulus {stimulus_id!r}",
                     found=f"{files[stimulus_id].name} and {name}",
                 )
-            check_file(path, f"the image of stimulus {stimulus_id!r}")
+            check_inside(data_dir, check_file(path, f"the image of stimulus {stimulus_id!r}"))
     else:
         for stimulus_id in dict.fromkeys(trials["stimulus_id"]):
             candidates = [images / f"{stimulus_id}{suffix}" for suffix in IMAGE_SUFFIXES]
-            there = [path for path in candidates if path.is_file()]
-            if not there:
+            found = pick_image(stimulus_id, candidates)
+            if found is None:
                 raise InputError(
                     candidates[0],
                     expected=f"the image of stimulus {stimulus_id!r} (.png or .jpg)",
                     found="nothing there",
                 )
-            files[stimulus_id] = there[0]
+            files[stimulus_id] = check_inside(data_dir, found)
     attributes = None
     if (path := _beside_or_above(data_dir, folder, "attributes.tsv")).is_file():
         table = _read_table(path, ["stimulus_id"])
@@ -326,18 +332,14 @@ def _open_space(folder: Path, n_units: int) -> Space:
     path = folder / "mask.nii.gz"
     if not path.is_file():
         return UnitSpace(n_units, rois)
-    try:
-        image: Any = nib.load(path)
-        mask = np.asarray(image.dataobj) > 0
-    except _UNREADABLE as error:
-        raise InputError(path, expected="a NIfTI mask", found=_short(error)) from error
-    if mask.ndim != 3 or int(mask.sum()) != n_units:
+    mask, affine = read_mask(path)
+    if int(mask.sum()) != n_units:
         raise InputError(
             path,
             expected=f"a volume with {n_units} voxels above 0, one a unit",
             found=f"{mask.sum()} in shape {mask.shape}",
         )
-    return VoxelSpace(mask, image.affine, rois)
+    return VoxelSpace(mask, affine, rois)
 
 
 def _warnings(trials: pd.DataFrame) -> list[str]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from braindecode_suite.core.config import build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.manifest import PeakMemory, RunLog, library_versions
 from braindecode_suite.core.protocols import Dataset, SimulatedDataset
@@ -97,6 +98,7 @@ def run_participants(run: Run) -> int:
     """
     if run.reports_only:
         return _render_all(run)
+    build_options(run.dataset.options_class, run.config.dataset_options, run.dataset.card.name)
     if run.dry_run:
         return _print_plan(run)
     check_data(run)
