@@ -117,7 +117,7 @@ def test_opening_reads_no_bold(folder, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("BOLD was read")
 
-    monkeypatch.setattr("braindecode_suite.datasets.single_trial_betas.read_series", refuse)
+    monkeypatch.setattr("braindecode_suite.datasets.single_trial_betas.read_run", refuse)
     study = BIDS_FMRI.open(folder, "01", tmp_path, **MNI)
     assert study.responses.shape == (72, study.n_units)
     assert not any(tmp_path.iterdir())

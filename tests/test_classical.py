@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from math import factorial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +19,7 @@ from braindecode_suite.core.config import build
 from braindecode_suite.core.detrend import Detrend
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.recipe import Recipe, ZScore
-from braindecode_suite.core.score import read_scores
+from braindecode_suite.core.score import Score, read_scores
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
@@ -25,6 +27,7 @@ from braindecode_suite.datasets.haxby import HAXBY
 from braindecode_suite.metrics.classification import confusion_matrix, count_labellings, permute_labels
 from braindecode_suite.workflows.classical import ClassicalConfig
 from braindecode_suite.workflows.classical_examples import make_examples, nuisance_columns
+from braindecode_suite.workflows.classical_maps import region_map
 from braindecode_suite.workflows.classical_scoring import (
     AccuracyTests,
     Decoder,
@@ -36,7 +39,7 @@ from braindecode_suite.workflows.classical_scoring import (
     relabelling_of,
 )
 from braindecode_suite.workflows.classical_words import chance_words
-from tests.haxby_files import write_haxby, write_roi
+from tests.haxby_files import AFFINE, write_haxby, write_roi
 
 SHARED = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 REAL = SHARED / "haxby2001_slice"
@@ -352,11 +355,45 @@ def test_the_report_shows_the_confusions_and_the_searchlight(finished):
     text = (finished / "sub-01.html").read_text()
     assert "Confusion matrix of 4 classes" in text
     assert 'id="classification"' in text
-    assert "Accuracy of a classifier that sees only a sphere" in text
+    assert "Accuracy of a ridge classifier that sees only the voxels within 4 mm of each voxel" in text
+    assert "Coloured where p is at most 0.05." in text
+    assert "the covariance of the training examples times the weights" in text
+    assert "Haufe et al. 2014" in text
+    assert text.count("Not shown on a surface: the volume lies in the subject&#39;s own space (haxby)") == 2
     assert "shrinkage LDA names the right one of 4 classes" in text.replace("Shrinkage", "shrinkage")
-    assert (
-        finished / "sub-01/decoding/sub-01_desc-classicaldecoding_stat-searchlight_statmap.nii.gz"
-    ).is_file()
+
+
+def test_every_map_goes_back_to_the_brain_with_its_words(finished):
+    base = finished / "sub-01/decoding/sub-01_desc-classicaldecoding_"
+    mask = np.asarray(nib.load(f"{base}mask.nii.gz").dataobj) > 0
+    maps, told = {}, {}
+    for name in ("ncsnr", "reliability", "regions", "searchlight", "searchlightpfwe", "pattern"):
+        image = nib.load(f"{base}stat-{name}_statmap.nii.gz")
+        np.testing.assert_allclose(image.affine, AFFINE)
+        maps[name] = np.asarray(image.dataobj)[mask]
+        told[name] = json.loads(Path(f"{base}stat-{name}_statmap.json").read_text())
+        assert told[name]["Space"]["name"] == "haxby"
+        assert told[name]["Template"] == ""
+    left = np.argwhere(mask)[:, 0] < 3
+    scores = read_scores(Path(f"{base}scores.tsv")).set_index("roi")
+    for region, inside in (("mask_left", left), ("mask_right", ~left)):
+        np.testing.assert_allclose(maps["regions"][inside], scores.loc[region, "value"], rtol=1e-5)
+    assert maps["searchlight"][left].mean() > maps["searchlight"][~left].mean() + 0.2
+    assert (maps["searchlightpfwe"][left] <= 0.05).mean() > 0.5
+    assert (maps["searchlightpfwe"][~left] <= 0.05).mean() < 0.2
+    assert told["searchlightpfwe"]["Threshold"] == 0.05
+    assert told["pattern"]["Labels"] == ["bottle", "cat", "chair", "face"]
+    assert maps["pattern"].shape == (mask.sum(), 4)
+    size = np.abs(maps["pattern"]).mean(axis=1)
+    assert size[left].mean() > 1.5 * size[~left].mean()
+    assert maps["reliability"][left].mean() > maps["reliability"][~left].mean() + 0.3
+    assert told["pattern"]["Units"] == "z within run per s.d. of the output"
+
+
+def test_where_regions_overlap_the_smaller_one_is_painted():
+    rois = {"all": np.ones(4, bool), "one": np.array([False, True, False, False])}
+    scores = [Score(subject="01", metric="accuracy", value=v, roi=r) for r, v in (("one", 0.3), ("all", 0.9))]
+    np.testing.assert_allclose(region_map(scores, rois, 0.25).values, [0.9, 0.3, 0.9, 0.9], rtol=1e-6)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here")

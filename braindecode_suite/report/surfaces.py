@@ -73,16 +73,16 @@ def sampled(volume: Volume, side: str) -> np.ndarray:
             rows.append(np.full(MESH_VERTICES[SHOWN], np.nan))
             continue
         nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        rows.append(
-            vol_to_surf(
-                nib.Nifti1Image(
-                    values[tuple(nearest)], volume.affine
-                ),  # so that the mask's edge is no dip to 0
-                meshes()[f"pial_{side}"],
-                inner_mesh=meshes()[f"white_{side}"],
-                mask_img=nib.Nifti1Image(known.astype(np.uint8), volume.affine),
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Mean of empty slice")  # vertices without any voxel
+            rows.append(
+                vol_to_surf(
+                    nib.Nifti1Image(values[tuple(nearest)], volume.affine),  # the mask's edge is no dip to 0
+                    meshes()[f"pial_{side}"],
+                    inner_mesh=meshes()[f"white_{side}"],
+                    mask_img=nib.Nifti1Image(known.astype(np.uint8), volume.affine),
+                )
             )
-        )
     return np.stack(rows)
 
 
