@@ -287,6 +287,10 @@ def test_recognising_images_lifts_the_chance_level_of_images_that_recur():
     assert "equal guesses among 3 classes would be right in 0.333" in words
     assert "100 % of the test examples show an image that the training part shows too" in words
     assert f"accuracy 0.300, chance {new[0].chance:.3f}" in words
+    assert (
+        chance_words(same[0], [45, 45, 45], 1.0, "none left", "run")[-1]
+        == "New images could not be tested: none left."
+    )
 
 
 def test_classes_that_are_not_equally_frequent_are_said_and_scored_balanced():
@@ -301,7 +305,7 @@ def test_classes_that_are_not_equally_frequent_are_said_and_scored_balanced():
     predicted, _ = decoder.decode(y)
     by_class = [np.mean(predicted[y == k] == k) for k in (0, 1)]
     assert tests.balanced.observed == pytest.approx(np.mean(by_class))
-    (first, second) = chance_words(tests.accuracy, [48, 24], 0.0, None, "run")
+    (first, second) = chance_words(tests.accuracy, [48, 24], 0.0, "", "run")
     assert "equal guesses among 2 classes would be right in 0.500" in first
     assert second.startswith("The classes are not equally frequent (24 to 48 test examples)")
 

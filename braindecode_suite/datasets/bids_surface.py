@@ -144,7 +144,9 @@ def read_gifti_size(path: Path) -> tuple[int, int]:
             return n_arrays, vertices
         if dimensions == 2 and n_arrays == 1:
             return int(first["Dim1"]), vertices
-    except (OSError, ValueError, KeyError, expat.ExpatError) as error:
+    except KeyError as error:
+        raise InputError(path, expected="BOLD as GIFTI", found=f"no {error.args[0]} in it") from error
+    except (OSError, ValueError, expat.ExpatError) as error:
         raise InputError(path, expected="BOLD as GIFTI", found=one_line(error)) from error
     raise InputError(
         path,

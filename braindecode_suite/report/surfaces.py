@@ -104,7 +104,7 @@ def surface_figure(left: np.ndarray, right: np.ndarray, scale: Scale, labels: tu
     columns = 2 * len(VIEWS) if several else len(VIEWS)
     rows = len(labels) if several else 2
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(8.5, 0.3 + (1.25 if several else 2.0) * rows)
+        figure = new_figure(8.5, 0.3 + (1.05 if several else 2.0) * rows)
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()

@@ -164,7 +164,7 @@ class ClassicalWorkflow:
         """Return the names of the steps."""
         names = ["open the study", f"decode by {self.config.classifier}", "relabel and refit"]
         names += [f"decode by {name}" for name in self._beside()]
-        names += ["new images"] if self._new_images_protocol() else []
+        names += ["new stimuli"] if self._new_images_protocol() else []
         names += ["regions"] if self.config.rois else []
         names += ["nuisances"] if self.config.nuisance else []
         return [*names, "searchlight"] if self.config.searchlight_radius else names
@@ -352,18 +352,18 @@ class ClassicalWorkflow:
             )
         ]
 
-    def _new_images(self, steps: Steps, work: _Work, results: SubjectResults) -> _NewImages | None:
-        """Add the headline where the images of each held-out part are left out of training, if images recur."""
+    def _new_images(self, steps: Steps, work: _Work, results: SubjectResults) -> _NewImages | str:
+        """Add the headline where the images of each held-out part are left out of training, if images recur; or say why not."""
         protocol, name = self._new_images_protocol(), self.config.classifier
         if not protocol or not work.recurring:
-            return None
+            return ""
         try:
             new = self._work(work.study, protocol)
         except InputError as error:
-            steps.skip("new images", str(error))
-            return None
-        predicted, _ = self._decode(steps, new, name, label="new images")
-        tests = self._test(steps, new, name, predicted, refit=True, label="new images")
+            steps.skip("new stimuli", str(error))
+            return str(error)
+        predicted, _ = self._decode(steps, new, name, label="new stimuli")
+        tests = self._test(steps, new, name, predicted, refit=True, label="new stimuli")
         score = self._score(new, name, predicted, tests.accuracy)
         results.scores += [score, *self._balanced(new, score, predicted, tests.balanced)]
         results.predictions += prediction_rows(new, f"{name} (new images)", predicted)
@@ -476,7 +476,7 @@ class ClassicalWorkflow:
         work: _Work,
         models: list[dict[str, Any]],
         headline: AccuracyTests,
-        new: _NewImages | None,
+        new: _NewImages | str,
         light: dict[str, Any],
     ) -> dict[str, Any]:
         study, examples = work.study, work.examples
@@ -495,7 +495,9 @@ class ClassicalWorkflow:
                 "warnings": warnings,
                 "provenance": {key: value for key, value in provenance.items() if is_plain(value)},
             },
-            "splits": [split.card() for split in [*work.splits, *(new.work.splits if new else [])]],
+            "splits": [
+                split.card() for split in [*work.splits, *([] if isinstance(new, str) else new.work.splits)]
+            ],
             "recipe": [] if recipe is None else recipe.describe(),
             "models": models,
             "classification": {
@@ -507,7 +509,7 @@ class ClassicalWorkflow:
                     headline.accuracy,
                     work.counts,
                     work.recurring,
-                    None if new is None else (new.value, new.test),
+                    new if isinstance(new, str) else (new.value, new.test),
                     "session" if "session" in work.splits[0].disjoint else "run",
                 ),
                 "searchlight": light or None,

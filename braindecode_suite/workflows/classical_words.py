@@ -44,7 +44,7 @@ def chance_words(
     test: PermutationTest,
     counts: Sequence[int],
     recurring: float,
-    new_images: tuple[float, PermutationTest] | None,
+    new_images: tuple[float, PermutationTest] | str,
     what: str,
 ) -> list[str]:
     """Say where the chance level comes from and why it is not one over the number of classes.
@@ -57,8 +57,8 @@ def chance_words(
         Tested examples of each class.
     recurring : float
         Share of test examples whose image is in the training part too.
-    new_images : (float, PermutationTest) or None
-        Accuracy and test where the images of the held-out part are left out of training.
+    new_images : (float, PermutationTest) or str
+        Accuracy and test where the images of the held-out part are left out of training; or why there are none.
     what : str
         ``run`` or ``session``.
     """
@@ -78,7 +78,9 @@ def chance_words(
             "again: that much is in the chance level, and may be in the accuracy too. It says how well these images are told "
             "apart by class, not that the class of a new image can be read."
         )
-    if new_images is not None:
+    if isinstance(new_images, str):
+        words += [f"New images could not be tested: {new_images}."] if new_images else []
+    else:
         value, new = new_images
         words.append(
             f"With the images of each {what} left out of its training part: accuracy {value:.3f}, chance {new.chance:.3f} "
