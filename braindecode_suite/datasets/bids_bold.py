@@ -66,7 +66,7 @@ def read_bold_header(run: RunFiles) -> BoldHeader:
         in_header /= 1000
     warnings: tuple[str, ...] = ()
     if "RepetitionTime" in run.metadata:
-        t_r = _seconds(run, "RepetitionTime", 0.0)
+        t_r = seconds_of(run, "RepetitionTime", 0.0)
         if abs(in_header - t_r) > TR_TOLERANCE:
             raise InputError(
                 run.bold,
@@ -78,10 +78,11 @@ def read_bold_header(run: RunFiles) -> BoldHeader:
         warnings = (f"{run.name}: no sidecar states the repetition time, {t_r:g} s taken from the header",)
     if not t_r > 0:
         raise InputError(run.bold, expected="a repetition time above 0", found=f"{t_r:g} s")
-    return BoldHeader(run.bold, image, t_r, _seconds(run, "StartTime", 0.0), warnings)
+    return BoldHeader(run.bold, image, t_r, seconds_of(run, "StartTime", 0.0), warnings)
 
 
-def _seconds(run: RunFiles, key: str, default: float) -> float:
+def seconds_of(run: RunFiles, key: str, default: float) -> float:
+    """Return a number of the sidecars; anything else there is an `InputError`."""
     value = run.metadata.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(run.sidecars[0], expected=f"{key} in seconds", found=repr(value))
@@ -127,12 +128,14 @@ def read_brain_mask(
             first.image,
         )
     inside = np.ones(first.image.shape[:3], bool)
-    for path in [Path(mask)] if mask else [run.mask for run in runs]:
+    for path in [Path(mask)] if mask else [run.mask for run in runs if run.mask is not None]:
         values, affine = read_mask(path, "a brain mask")
         check_grid(path, values.shape, affine, first.path, first.image)
         inside &= values
     if not inside.any():
-        raise InputError(runs[0].mask, expected="voxels that are in the brain in every run", found="none")
+        raise InputError(
+            str(runs[0].mask), expected="voxels that are in the brain in every run", found="none"
+        )
     return inside, np.asarray(first.image.affine, float)
 
 

@@ -11,13 +11,12 @@ from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.bids_bold import BoldHeader, read_bold_header, read_brain_mask
 from braindecode_suite.datasets.bids_events import read_run_events
 from braindecode_suite.datasets.bids_layout import find_derivatives, find_runs, list_spaces, participants
+from braindecode_suite.datasets.bids_series import Header, check_complete, open_space, read_header
 from braindecode_suite.datasets.bids_study import BidsFmriOptions, open_bold, open_written
 from braindecode_suite.datasets.single_trial_design import read_confounds
 from braindecode_suite.datasets.single_trial_files import find_betas
-from braindecode_suite.datasets.volumes import check_whole
 
 TREE = """\
 dataset_description.json
@@ -26,6 +25,9 @@ stimuli/...                                                        the images, b
 derivatives/fmriprep/sub-01/[ses-01/]func/*_space-y_desc-preproc_bold.nii.gz    and .json
 derivatives/fmriprep/sub-01/[ses-01/]func/*_space-y_desc-brain_mask.nii.gz
 derivatives/fmriprep/sub-01/[ses-01/]func/*_desc-confounds_timeseries.tsv       and .json
+  or, on the surface, instead of the volumes and their masks:
+derivatives/fmriprep/sub-01/[ses-01/]func/*_hemi-L_space-fsaverage5_bold.func.gii    and hemi-R, and .json
+derivatives/fmriprep/sub-01/[ses-01/]func/*_space-fsLR_den-91k_bold.dtseries.nii     and .json
 
 or a folder of betas that this loader has written:
 
@@ -45,7 +47,12 @@ class BidsFmriDataset:
         tree=TREE,
         citation="BIDS: Gorgolewski et al. 2016, Scientific Data 3, 160044. fMRIPrep: Esteban et al. 2019, Nature Methods "
         "16, 111-116. LSS: Mumford et al. 2012, NeuroImage 59, 2636-2643. And the dataset's own.",
-        protocols=("leave-one-run-out", "leave-one-session-out", "random-by-image"),
+        protocols=(
+            "leave-one-run-out",
+            "leave-one-session-out",
+            "leave-one-run-out-new-images",
+            "random-by-image",
+        ),
         workflow="classical-decoding",
         preset="default",
         source="Yours; or any dataset of OpenNeuro by its number, `bds fetch ds001246 --data-dir DIR`, and fMRIPrep run on it.",
@@ -101,7 +108,7 @@ def check_participant(data_dir: Path, subject: str) -> list[FileCheck]:
                 study = open_written(data_dir, subject, [files], BidsFmriOptions())
                 study.read(slice(0, 1))
                 lines.append(
-                    FileCheck(str(files.betas), "ok", f"{len(study.trials)} trials, {study.n_units} voxels")
+                    FileCheck(str(files.betas), "ok", f"{len(study.trials)} trials, {study.n_units} units")
                 )
             except InputError as error:
                 lines.append(bad(error, files.betas))
@@ -118,13 +125,13 @@ def check_participant(data_dir: Path, subject: str) -> list[FileCheck]:
         except InputError as error:
             lines.append(bad(error, derivatives))
             continue
-        first: BoldHeader | None = None
+        first: Header | None = None
         for run in runs:
             try:
-                header = read_bold_header(run)
-                check_whole(run.bold)
+                header = read_header(run)
+                check_complete(header)
                 first = first or header
-                read_brain_mask([run], [first, header])
+                open_space([run], [first, header])
                 events = read_run_events(run.events, header.n_volumes * header.t_r)
                 read_confounds(header, ("motion",), "basic")
                 found = f"{header.n_volumes} volumes every {header.t_r:g} s, {len(events.trials)} trials"

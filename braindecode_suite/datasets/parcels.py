@@ -18,8 +18,9 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.lab_files import check_inside
+from braindecode_suite.datasets.lab_files import check_inside, one_line
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
+from braindecode_suite.datasets.volumes import DAMAGED, open_volume
 
 DESCRIPTION = "parcels.json"
 KEYS = ("RepetitionTime", "Atlas", "Labels", "Axes", "Variable")
@@ -57,11 +58,17 @@ class ParcelOptions(Config):
         Chooses among files of several atlases (``seg-`` entity).
     unit : str
         Unit of the samples, for the report.
+    atlas_image : str
+        NIfTI file in which parcel k has the value k, from 1, so that results go back to the brain.
+    atlas_template : str
+        Template that the image lies in, such as ``MNI152NLin6Asym``; empty where it is not known.
     """
 
     repetition_time: PositiveFloat | None = None
     atlas: str | None = None
     unit: str = "as given"
+    atlas_image: str = ""
+    atlas_template: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +140,17 @@ class Parcels:
         runs, atlas = _of_one_atlas(data_dir, runs, description, chosen.atlas)
         files = [open_series(run.path, description) for run in runs]
         labels, named = _labels(files, description, atlas)
+        volume, affine = (
+            _atlas_volume(Path(chosen.atlas_image), len(labels)) if chosen.atlas_image else (None, None)
+        )
         space = ParcelSpace(
-            atlas, labels, _repetition_time(data_dir, files, description, chosen), _networks(labels)
+            atlas,
+            labels,
+            _repetition_time(data_dir, files, description, chosen),
+            _networks(labels),
+            volume,
+            affine,
+            chosen.atlas_template,
         )
         notes += [] if named else ["The parcels are not named: their order is taken to be that of the atlas."]
         return Study(
@@ -210,6 +226,25 @@ class SeriesResponses:
         ragged = np.empty(len(found), object)
         ragged[:] = found
         return ragged
+
+
+def _atlas_volume(path: Path, n_parcels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the atlas's image as whole numbers from 0 to the number of parcels, and its affine."""
+    image = open_volume(path, "the image of the atlas")
+    try:
+        values = np.asarray(image.dataobj)
+    except DAMAGED as error:
+        raise InputError(path, expected="the whole image of the atlas", found=one_line(error)) from error
+    values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
+    present = np.unique(values)
+    if values.ndim != 3 or not np.array_equal(present[present != 0], np.arange(1, n_parcels + 1)):
+        found = f"{len(present[present != 0])} values from {present.min():g} to {present.max():g}"
+        raise InputError(
+            path,
+            expected=f"three dimensions with the values 1 to {n_parcels}, one a parcel in order",
+            found=found,
+        )
+    return values.astype(np.int64), np.asarray(image.affine, float)
 
 
 def _runs(data_dir: Path) -> list[_Run]:

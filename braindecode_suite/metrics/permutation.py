@@ -89,6 +89,36 @@ def permutation_p(observed: float, null: ArrayLike, *, tail: Tail = "greater") -
     return float((1 + np.sum(sign * values >= sign * observed - slack)) / (1 + len(values)))
 
 
+def max_statistic_p(observed: ArrayLike, null_largest: ArrayLike) -> Floats:
+    """Return p-values corrected for the number of tests: (1 + #{largest null anywhere >= observed}) / (1 + m).
+
+    The chance that any test at all passes where nothing is there is then at most the level chosen (family-wise error), however
+    the tests depend on each other, as long as all were permuted together (Nichols and Holmes 2002, Human Brain Mapping 15).
+
+    Parameters
+    ----------
+    observed : array of shape (tests,)
+    null_largest : array of shape (permutations,)
+        The largest value over all tests under each permutation.
+
+    Returns
+    -------
+    array of shape (tests,)
+
+    Examples
+    --------
+    >>> max_statistic_p([0.9, 0.2], [0.3, 0.5, 0.2]).tolist()
+    [0.25, 1.0]
+    """
+    values, null = np.asarray(observed, np.float64), np.sort(np.asarray(null_largest, np.float64))
+    check_shape("observed", values, "tests")
+    check_shape("null_largest", null, "permutations")
+    check_finite("`observed`", values)
+    check_finite("`null_largest`", null)
+    reached = len(null) - np.searchsorted(null, values - 1e-12 * np.maximum(1.0, np.abs(values)), side="left")
+    return np.asarray((1 + reached) / (1 + len(null)))
+
+
 def permute_images(
     pairs: ArrayLike,
     truth: ArrayLike | None = None,

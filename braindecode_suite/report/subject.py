@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from braindecode_suite.core.files import write_text
+from braindecode_suite.report.brain import brain_views, no_brain, reasons
 from braindecode_suite.report.classification import classification
 from braindecode_suite.report.data_card import data_card
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
@@ -73,7 +74,7 @@ def subject_context(results: Results) -> dict[str, Any]:
     facts = results.facts
     queries, scorer = headline_queries(results)
     recon = reconstructions(results)
-    names = results.models
+    names, views = results.models, brain_views(results)
     return {
         "results": results,
         "title": f"sub-{results.subject}",
@@ -93,6 +94,8 @@ def subject_context(results: Results) -> dict[str, Any]:
         "retrieved": retrieved(results),
         "recon": recon,
         "classes": classification(results),
+        "brain": views,
+        "brain_reasons": [*reasons(views), *([no_brain(results)] if no_brain(results) else [])],
         "forest": _forest(results),
         "image_pairs": differences_table(
             results, ["identification", *PUBLISHED_EIGHT], "Paired differences between models, same images"

@@ -21,6 +21,7 @@ from braindecode_suite.datasets import PROTOCOLS
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
+from braindecode_suite.workflows.brain_maps import ncsnr_map
 from braindecode_suite.workflows.controls import relabelled_ridge
 from braindecode_suite.workflows.facts import leakage_card, methods, study_facts
 from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
@@ -553,7 +554,7 @@ class MindEyeWorkflow:
             results.latents[f"{role}_true"] = np.asarray(true.values)
         results.space = study.space
         if study.noise is not None:
-            results.maps["ncsnr"] = np.nan_to_num(np.asarray(study.noise.ncsnr, np.float32))
+            results.maps["ncsnr"] = ncsnr_map(study.noise.ncsnr, study.noise.source)
         for model in models:
             if model.control == "brain":
                 results.models |= {path.name: path for path in sorted(model.folder.glob("*.safetensors"))}

@@ -18,7 +18,8 @@ from braindecode_suite import __version__
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.score import Score, write_scores
-from braindecode_suite.core.spaces import ParcelSpace, Space, SurfaceSpace, VoxelSpace
+from braindecode_suite.core.spaces import Space
+from braindecode_suite.workflows.brain_maps import BrainMap, brain_facts, write_maps
 from braindecode_suite.workflows.steps import write_arrays
 
 IGNORED = ("*.html", "desc-*_scores.tsv", "models/", "logs/", "work/", "sub-*/decoding/", ".*")
@@ -107,8 +108,8 @@ class SubjectResults:
         Rows of PREDICTION_COLUMNS: the class of every tested example, true and predicted.
     history : list of dict
         One row a model, seed and epoch.
-    maps : dict of str to array of shape (units,)
-        Written as ``stat-<name>_statmap.nii.gz`` where `space` is a volume, ``.shape.gii`` a hemisphere where it is a surface.
+    maps : dict of str to BrainMap, or to array of shape (units,) or (maps, units)
+        A value for every unit, by a BIDS label; written through `space` (`brain_maps.write_maps`).
     space : Space or None
     models : dict of str to Path
         File name in the model folder to the file to copy there.
@@ -126,7 +127,7 @@ class SubjectResults:
     images: list[ResultImage] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    maps: dict[str, BrainMap | np.ndarray] = field(default_factory=dict)
     space: Space | None = None
     models: dict[str, Path] = field(default_factory=dict)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -216,7 +217,7 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
     _write_table(path("history.tsv"), results.history, history_columns)
     rows = [_write_image(base, label, image) for image in results.images]
     _write_table(path("images.tsv"), rows, IMAGE_COLUMNS)
-    _write_maps(results, path)
+    write_maps(results.space, results.maps, path)
     if results.models:
         folder = model_dir(staging, subject, label)
         folder.mkdir(parents=True)
@@ -224,7 +225,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
             shutil.copyfile(source, folder / name)
         write_json(folder / "config.json", results.model_config)
         write_text(folder / "README.md", results.model_card)
-    write_json(path("facts.json"), results.facts)
+    brain = {"brain": brain_facts(results.space, results.maps)} if results.maps else {}
+    write_json(path("facts.json"), {**results.facts, **brain})
 
 
 def publish(staging: Path, output_dir: Path, subject: str, label: str) -> None:
@@ -278,19 +280,3 @@ def _write_image(base: Path, label: str, image: ResultImage) -> dict[str, Any]:
     Image.fromarray(pixels).save(path)
     row = {column: getattr(image, column, None) for column in IMAGE_COLUMNS}
     return {**row, "path": str(path.relative_to(base))}
-
-
-def _write_maps(results: SubjectResults, path: Any) -> None:
-    """Write maps back onto the brain: NIfTI of a volume or of parcels with a volume, a GIFTI a hemisphere of a surface."""
-    space = results.space
-    if isinstance(space, SurfaceSpace):
-        for name, values in results.maps.items():
-            for side, image in space.inverse_transform(values).items():
-                image.to_filename(path(f"hemi-{side[0].upper()}_stat-{name}_statmap.shape.gii"))
-        return
-    if isinstance(space, ParcelSpace) and space.volume is None:
-        return
-    if isinstance(space, VoxelSpace | ParcelSpace):
-        for name, values in results.maps.items():
-            space.inverse_transform(values).to_filename(path(f"stat-{name}_statmap.nii.gz"))
-        space.inverse_transform(np.ones(space.n_units, np.float32)).to_filename(path("mask.nii.gz"))
