@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -339,7 +340,7 @@ def partly_nan(study: Path) -> None:
 
 
 def a_volume_short(study: Path) -> None:
-    image = nib.load(gifti(study, "L"))
+    image: Any = nib.load(gifti(study, "L"))
     text = gifti(study, "L").read_text()
     image.darrays.pop()
     image.to_filename(gifti(study, "L"))

@@ -27,7 +27,7 @@ from braindecode_suite.datasets.haxby import HAXBY
 from braindecode_suite.metrics.classification import confusion_matrix, count_labellings, permute_labels
 from braindecode_suite.workflows.classical import ClassicalConfig
 from braindecode_suite.workflows.classical_examples import make_examples, nuisance_columns
-from braindecode_suite.workflows.classical_maps import region_map
+from braindecode_suite.workflows.classical_maps import pattern_map, region_map
 from braindecode_suite.workflows.classical_scoring import (
     AccuracyTests,
     Decoder,
@@ -396,6 +396,21 @@ def test_every_map_goes_back_to_the_brain_with_its_words(finished):
     assert size[left].mean() > 1.5 * size[~left].mean()
     assert maps["reliability"][left].mean() > maps["reliability"][~left].mean() + 0.3
     assert told["pattern"]["Units"] == "z within run per s.d. of the output"
+
+
+def test_a_pattern_is_the_mean_over_the_folds_that_train_on_its_class():
+    decoder, examples, y, _ = decoder_of(memory_study(signal=1.0))
+    whole = pattern_map(decoder, y, examples.classes, "z").values
+    first = decoder.folds[0]
+    kept = y[first.train] != 2
+    folds = [replace(first, train=first.train[kept], groups=first.groups[kept]), *decoder.folds[1:]]
+    some = pattern_map(Decoder(folds, "lda"), y, examples.classes, "z").values
+    others = pattern_map(Decoder(folds[1:], "lda"), y, examples.classes, "z").values
+    assert some.shape == whole.shape == (3, 15)
+    np.testing.assert_allclose(some[2], others[2], rtol=1e-5)
+    assert np.abs(some[0] - others[0]).max() > 1e-3
+    means = np.stack([first.features[y == k].mean(axis=0) for k in range(3)])
+    assert np.corrcoef(whole.ravel(), means.ravel())[0, 1] > 0.8
 
 
 def test_where_regions_overlap_the_smaller_one_is_painted():

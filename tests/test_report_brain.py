@@ -251,3 +251,15 @@ def test_damaged_maps_and_wrong_names_are_refused(tmp_path):
         write_maps(space, {"a-b": np.ones(18)}, lambda suffix: tmp_path / suffix)
     with pytest.raises(InputError, match=r"`maps\['x'\]`: expected shape \(maps, units=18\)"):
         write_maps(space, {"x": np.ones(17)}, lambda suffix: tmp_path / suffix)
+
+
+def test_names_of_classes_are_shown_as_they_are(tmp_path):
+    space = VoxelSpace(np.ones((3, 3, 2), bool), np.eye(4), name="own")
+    hostile = ("a$b", "c$d<script>")
+    maps = {
+        "x": BrainMap(values=np.arange(36.0).reshape(2, 18), title="<b>T</b>", units="$u", labels=hostile)
+    }
+    results_of(tmp_path, space, maps)
+    text = write_subject_report(tmp_path, "01", "test").read_text()
+    assert "<script>" not in text
+    assert "&lt;b&gt;T&lt;/b&gt; of a$b and c$d&lt;script&gt;" in text

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from braindecode_suite.report.figures import FigureBlock, draw
+from braindecode_suite.report.render import slug
 from braindecode_suite.report.results import Results, mapping
 from braindecode_suite.report.slices import slice_figure, template_behind
 from braindecode_suite.report.stat_maps import Scale, StatMap, read_surface, read_volume
@@ -29,7 +30,6 @@ class BrainView:
     """One map as the report shows it: its figures, and why it is not shown in another way."""
 
     title: str
-    slug: str
     figures: list[FigureBlock]
     reason: str
 
@@ -62,7 +62,7 @@ def no_brain(results: Results) -> str:
 def view(results: Results, one: StatMap) -> BrainView:
     """Return one map's figures and the reason for those that are missing."""
     figures, reason = _of_volume(one, results) if one.volume is not None else _of_surface(one)
-    return BrainView(title=one.title, slug=one.name, figures=figures, reason=reason)
+    return BrainView(title=one.title, figures=figures, reason=reason)
 
 
 def _of_volume(one: StatMap, results: Results) -> tuple[list[FigureBlock], str]:
@@ -70,13 +70,15 @@ def _of_volume(one: StatMap, results: Results) -> tuple[list[FigureBlock], str]:
     volume = read_volume(one.volume, results.mask)
     if not np.isfinite(volume.values).any():
         return [], "The map holds no finite value inside the mask."
-    scale, labels = one.scale(volume.values), one.shown_labels
+    labels = one.shown_labels
+    volume = replace(volume, values=volume.values[: max(len(labels), 1)])
+    scale = one.scale(volume.values)
     in_mni = one.template.startswith("MNI152")
     figure, n = slice_figure(volume, scale, labels, template_behind(volume) if in_mni else None)
     where = "axial slices; the left of a slice is the subject's left"
     behind = f", on the {one.template} template" if in_mni else ""
     slices = draw(
-        f"{one.name}-slices",
+        f"{slug(one.name)}-slices",
         figure,
         f"{n} axial slices: {_alt(one, scale, volume.values)}",
         f"{_caption(one, volume.values, scale)} On {where}{behind}.",
@@ -132,7 +134,7 @@ def _on_surface(one: StatMap, left: np.ndarray, right: np.ndarray, scale: Scale,
     figure = surface_figure(left[shown], right[shown], scale, labels)
     both = np.concatenate([left[shown], right[shown]], axis=1)
     return draw(
-        f"{one.name}-surface",
+        f"{slug(one.name)}-surface",
         figure,
         f"Lateral, medial and ventral views of both hemispheres: {_alt(one, scale, both)}",
         caption,

@@ -70,7 +70,7 @@ def slice_figure(
             )
             place = _place(volume.affine, z + box[2].start)
             if not by_row:
-                axis.set_title(f"{labels[k]}, {place}" if several else place, fontsize=9)
+                axis.set_title(f"{labels[k]}, {place}" if several else place, fontsize=9, parse_math=False)
             elif k == 0:
                 axis.set_title(place, fontsize=9)
         for row, label in enumerate(labels if by_row else ()):
@@ -82,7 +82,14 @@ def slice_figure(
 
 def name_row(axis: Any, label: str) -> None:
     """Write the name of a row to the left of its first panel."""
-    look: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "fontsize": 9.5, "color": INK}
+    look: dict[str, Any] = {
+        "rotation": 90,
+        "ha": "right",
+        "va": "center",
+        "fontsize": 9.5,
+        "color": INK,
+        "parse_math": False,
+    }
     axis.text(-0.06, 0.5, label, transform=axis.transAxes, **look)
 
 
@@ -91,7 +98,7 @@ def colour_bar(figure: Any, drawn: Any, axes: Any, scale: Scale) -> None:
     bar = figure.colorbar(
         drawn, ax=axes, fraction=0.03, pad=0.02, shrink=min(1.0, 4 / figure.get_figheight())
     )
-    bar.set_label(scale.label)
+    bar.set_label(scale.label, parse_math=False)
     bar.outline.set_visible(False)
 
 

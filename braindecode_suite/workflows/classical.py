@@ -135,9 +135,9 @@ class _Work:
 
     @property
     def counts(self) -> list[int]:
-        """Tested examples of each class."""
+        """Tested examples of each class that is tested."""
         tested = np.concatenate([fold.test for fold in self.folds])
-        return [int(n) for n in np.bincount(self.y[tested])]
+        return np.unique(self.y[tested], return_counts=True)[1].tolist()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,7 +207,7 @@ class ClassicalWorkflow:
         self._nuisances(steps, work, results, correct[self.config.classifier])
         light = self._searchlight(steps, work, results)
         self._patterns(steps, work, results)
-        results.facts = self._facts(work, models, headline, new, light) | {"citations": _citations(light)}
+        results.facts = self._facts(work, models, headline, new, light)
         results.facts["study"] |= _noise_facts(results)
         return results
 
@@ -515,12 +515,9 @@ class ClassicalWorkflow:
                 "searchlight": light or None,
             },
             "methods": methods(work, self.config),
+            "citations": [*CITATIONS, *(SEARCHLIGHT_CITATIONS if light else [])],
             "notes": NOTES,
         }
-
-
-def _citations(light: dict[str, Any]) -> list[dict[str, str]]:
-    return [*CITATIONS, *(SEARCHLIGHT_CITATIONS if light else [])]
 
 
 def _noise_facts(results: SubjectResults) -> dict[str, Any]:

@@ -74,15 +74,17 @@ def region_map(scores: Sequence[Score], rois: Mapping[str, np.ndarray], chance: 
 
 
 def pattern_map(decoder: Decoder, y: np.ndarray, classes: Sequence[str], unit: str) -> BrainMap:
-    """Return the activation pattern of each class, the mean over folds, each from its training examples (Haufe et al. 2014)."""
-    total: Any = 0.0
+    """Return the activation pattern of each class, the mean over the folds that train on it (Haufe et al. 2014)."""
+    total = np.zeros((len(classes), decoder.folds[0].features.shape[1]))
+    times = np.zeros((len(classes), 1))
     for fold, fitted in zip(decoder.folds, decoder.ready, strict=True):
         labels = y[fold.train]
-        total = total + activation_patterns(
-            fold.features[fold.train].astype(np.float64), fitted.outputs(labels)
-        )
+        trained = np.unique(labels)
+        X = fold.features[fold.train].astype(np.float64)
+        total[trained] += activation_patterns(X, fitted.outputs(labels))
+        times[trained] += 1
     return BrainMap(
-        values=np.asarray(total / len(decoder.folds), np.float32),
+        values=np.asarray(total / np.maximum(times, 1), np.float32),
         title="Activation patterns",
         units=f"{unit} per s.d. of the output",
         description="How each unit goes along with the classifier's output for a class: the covariance of the training examples "
