@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from braindecode_suite.core.errors import MissingWeights
-from braindecode_suite.core.networks import weights_present
+from braindecode_suite.core.networks_scoring import weights_present
 from braindecode_suite.core.score import FIRST_FIVE, Score
 from braindecode_suite.metrics.bootstrap import bootstrap_mean, paired_difference
 from braindecode_suite.metrics.identification import (
@@ -205,7 +205,7 @@ def feature_function(scorer: str, protocol: Protocol) -> Features:
 
         network = load_tiny_eval()
         return lambda images: tiny_eval_features(images, network)
-    from braindecode_suite.core.networks import feature_network
+    from braindecode_suite.core.networks_scoring import feature_network
     from braindecode_suite.metrics.networks import network_features
 
     opened = feature_network(scorer)
