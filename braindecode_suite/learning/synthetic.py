@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from braindecode_suite.core.features import Grid
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Noise, Stimuli, Study
@@ -60,6 +61,33 @@ class TableTarget:
     def embed_images(self, images: np.ndarray) -> np.ndarray:
         """Return the latents of images whose grey level is their number."""
         return self.latents[images[:, 0, 0, 0].astype(int)]
+
+
+class TableFeatures:
+    """Image features that are given (a `FeatureSource`): row i belongs to stimulus ``str(i)``.
+
+    Parameters
+    ----------
+    name : str
+    features : array of shape (stimuli, tokens, width)
+    grid : Grid
+    """
+
+    def __init__(self, name: str, features: np.ndarray, grid: Grid) -> None:
+        self.table, self.grid = TableTarget(name, features), grid
+        self.name, self.tokens, self.width = name, self.table.tokens, self.table.width
+
+    def rows(self, stimuli: Stimuli, ids: Sequence[str]) -> np.ndarray:
+        """Return one row for each of `ids`."""
+        return self.table.latents[[int(i) for i in ids]]
+
+    def embed(self, stimuli: Stimuli, ids: Sequence[str]) -> Latents:
+        """Return one row for each different id, in order of first appearance."""
+        return self.table.embed(stimuli, ids)
+
+    def embed_images(self, images: np.ndarray) -> np.ndarray:
+        """Return the features of images whose grey level is their number."""
+        return self.table.embed_images(images)
 
 
 def make_latents(n_images: int, tokens: int, width: int, *, seed: int = 0, rank: int = 20) -> np.ndarray:
