@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         network={"width": 16, "heads": 4, "feed_forward": 16},
         training={"epochs": 15, "batch_size": 16},
     )
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    seen: list[Any] = []
     weighed: list[np.ndarray] = []
     patch = pytest.MonkeyPatch()
 
@@ -369,3 +370,14 @@ def test_the_papers_settings_are_as_published() -> None:
     assert (network.width, network.heads, network.n_layers, network.feed_forward) == (768, 16, 1, 1024)
     assert (training.learning_rate, training.weight_decay, training.gradient_clip) == (5e-4, 1e-4, 0.1)
     assert (training.epochs, training.batch_size, paper.overlap, paper.temperature) == (15, 16, "sum", 50.0)
+
+
+def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[1] / "docs" / "encoding.md"
+    (code,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["responses"].shape == (2, names["study"].n_units)
+    assert names["maps"].shape == (2, len(names["model"].query_names()), 8, 8)
+    assert AttentionRouting.load(tmp_path / "model").query_names() == names["model"].query_names()

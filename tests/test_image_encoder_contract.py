@@ -95,7 +95,6 @@ def test_it_obeys_the_protocol_and_is_documented(world: World, encoder: Any) -> 
     assert isinstance(encoder, ImageEncoder)
     cls: Any = type(encoder)
     assert issubclass(cls.config_class, Config)
-    assert encoder.n_parameters > 0
     for thing in (cls, cls.fit, cls.predict, cls.save, cls.load, cls.config_class):
         assert len(inspect.getdoc(thing) or "") > 20, thing
 

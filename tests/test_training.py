@@ -17,7 +17,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from braindecode_suite.core.errors import InputError, NonFiniteLoss
 from braindecode_suite.learning.layers import parameter_groups
@@ -283,7 +283,7 @@ def test_a_gradient_is_scaled_down_to_the_norm_that_is_allowed(tmp_path: Path, p
         gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
         norms.append(float(torch.cat([g.flatten() for g in gradients if g is not None]).norm()))
 
-    handle = register_optimizer_step_pre_hook(look)
+    handle = register_optimizer_step_post_hook(look)
     try:
         train(task, CONFIG, work_dir=tmp_path / "free", precision=precision)
         free, norms[:] = list(norms), []
