@@ -130,6 +130,21 @@ def test_without_a_value_projection_heads_average_slices_of_the_tokens():
     )
 
 
+def test_without_a_value_projection_nothing_is_added_to_what_is_attended():
+    layer = RoutingLayer(small(values="tokens"), first=False)
+    state, query, tokens, places = (
+        random(2, 3, 16),
+        random(3, 16, seed=1),
+        random(2, 5, 16, seed=2),
+        random(5, 16, seed=3),
+    )
+    attended = layer.attention(layer.norm(state) + query, tokens, places, None)
+    expected = attended + layer.feed(layer.feed_norm(attended))
+    assert_allclose(layer(state, query, tokens, places, None).detach(), expected.detach(), atol=ATOL)
+    network = RoutingNetwork(Routes(("a",), np.zeros(3, int)), Grid(2, 2), 16, small(values="tokens"))
+    assert network.norm is None
+
+
 def test_places_reach_keys_only():
     network = RoutingNetwork(Routes(("a",), np.zeros(3, int)), Grid(2, 2), 16, small())
     tokens = random(1, 1, 16).expand(
