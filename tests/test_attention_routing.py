@@ -314,6 +314,20 @@ def test_features_are_read_once_for_all_seeds(routed: Any, tmp_path: Path) -> No
     assert sorted(map(int, asked)) == list(range(60))
 
 
+def test_other_responses_to_the_same_images_are_not_taken_for_a_run_to_go_on_with(
+    routed: Any, tmp_path: Path
+) -> None:
+    config = tiny(network={"width": 16, "heads": 2, "feed_forward": 16}, training={"epochs": 2})
+    shuffled = np.asarray(routed.study.responses).copy()
+    shuffled[:40] = shuffled[:40][::-1]
+    losses = []
+    for study in (routed.study, replace(routed.study, responses=shuffled)):
+        model = AttentionRouting(config, FitContext(work_dir=tmp_path))
+        model.fit(cohort(study, 0, 40), cohort(study, 40, 60), [routed.features])
+        losses.append(model.history_[-1]["train_loss"])
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize("queries", ["units", "hemispheres"])
 def test_other_queries_are_fitted_saved_and_loaded(routed: Any, tmp_path: Path, queries: str) -> None:
     study = routed.study

@@ -257,6 +257,12 @@ def test_features_are_standardised_by_what_was_set():
     assert_allclose(network(tokens).detach(), plain((tokens - mean) * gain).detach(), atol=ATOL)
 
 
+def test_a_class_token_alone_is_all_there_is_to_look_at():
+    network = RoutingNetwork(Routes(("a", "b"), np.array([0, 1])), Grid(0, 0, has_cls=True), 6, small())
+    assert network(random(3, 1, 6)).shape == (3, 2)
+    assert (network.attention(random(3, 1, 6)) == 1).all()
+
+
 def test_a_width_that_heads_cannot_share_is_refused():
     with pytest.raises(InputError, match="`heads`: expected a divisor of the width 16; found 3"):
         RoutingNetwork(Routes(("a",), np.zeros(2, int)), Grid(2, 2), 16, small(heads=3))
