@@ -28,9 +28,9 @@ MAY_IMPORT = {
 }
 # One owner per heavy library: where it may be imported at all.
 OWNERS = {
-    "open_clip": {"core/networks.py"},
-    "timm": {"core/networks.py"},
-    "torchvision": {"core/networks.py"},
+    "open_clip": {"core/networks"},
+    "timm": {"core/networks"},
+    "torchvision": {"core/networks"},
     "diffusers": {"decoders/generators.py"},
     "transformers": {"decoders/captions.py"},
     "mne": {"datasets/", "report/", "core/spaces.py", "metrics/statistics.py"},

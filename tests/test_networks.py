@@ -16,13 +16,8 @@ from torchvision import models, transforms
 
 from braindecode_suite.core import networks
 from braindecode_suite.core.errors import InputError, MissingWeights, UnknownName
-from braindecode_suite.core.networks import (
-    feature_network,
-    find_open_clip,
-    load_open_clip,
-    same_network,
-    weights_present,
-)
+from braindecode_suite.core.networks import find_open_clip, load_open_clip, same_network
+from braindecode_suite.core.networks_scoring import FEATURE_NETWORKS, feature_network, weights_present
 
 ATOL = 2e-5
 
@@ -297,7 +292,7 @@ def test_the_clip_score_reads_the_image_embedding_after_a_bilinear_resizing(open
 def test_a_missing_network_says_where_to_put_it(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(networks, "_in_hub_cache", lambda trained: None)
-    for name in networks.FEATURE_NETWORKS:
+    for name in FEATURE_NETWORKS:
         assert not weights_present(name)
     with pytest.raises(
         MissingWeights, match=r"network 'swav': expected swav_800ep_pretrain\.pth\.tar .*put https://.* into"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from braindecode_suite.core.config import Config
+from braindecode_suite.core.features import FeatureSource, Rows
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
@@ -186,6 +187,56 @@ class BrainEncoder(Protocol):
     @classmethod
     def load(cls, folder: Path, cohort: Cohort | None = None, device: str = "cpu") -> BrainEncoder:
         """Read a saved model; a checkpoint of other subjects, spaces or targets is an `InputError` naming both sides."""
+        ...
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Images to brain. Built as ``Class(config, context)``; ``Class.config_class`` is its pydantic config.
+
+    `history_` (list of dict, one an epoch; empty for closed forms) feeds the learning curves of the report.
+    """
+
+    history_: list[dict[str, float]]
+
+    def fit(self, train: Cohort, validation: Cohort, features: Sequence[FeatureSource]) -> ImageEncoder:
+        """Fit on training rows, choose on validation rows; every model is offered all of `features`."""
+        ...
+
+    def predict(self, images: np.ndarray | Mapping[str, Rows], subject: str | None = None) -> np.ndarray:
+        """Return the responses of one subject, in the units in which its study is read.
+
+        Parameters
+        ----------
+        images : array of uint8 of shape (images, height, width, 3), or their features by the source's name
+            Features are of shape (images, tokens, width), see `FeatureSource.rows`.
+        subject : str, optional
+            Needed where the model was fitted to several.
+
+        Returns
+        -------
+        array of float32 of shape (images, units), or (images, channels, times)
+            NaN in units that had missing responses in training, the training mean in those that were constant.
+        """
+        ...
+
+    def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
+        """Write safetensors, config.json and README.md (the card), whole or not at all."""
+        ...
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        cohort: Cohort | None = None,
+        device: str = "cpu",
+        *,
+        features: Sequence[FeatureSource] = (),
+    ) -> ImageEncoder:
+        """Read a saved model; one of other subjects, spaces or features is an `InputError` naming both sides.
+
+        Without `features` the model predicts from features only, not from images.
+        """
         ...
 
 

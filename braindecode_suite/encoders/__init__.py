@@ -1,4 +1,4 @@
-"""Encoders: raw signal in, latents out; and the latent spaces (targets) they aim at. One file per model."""
+"""Encoders: raw signal to latents, images to responses; and the latent spaces (targets) they use. One file per model."""
 
 from braindecode_suite.core.registry import Registry
 
@@ -11,10 +11,17 @@ ENCODERS = Registry(
     },
 )
 
+IMAGE_ENCODERS = Registry(
+    "image encoder",
+    {"attention-routing": "braindecode_suite.encoders.attention_routing:AttentionRouting"},
+)
+
 TARGETS = Registry(
     "target",
     {
         "tiny-clip": "braindecode_suite.encoders.targets:tiny_clip",
         "open-clip": "braindecode_suite.encoders.targets:open_clip",
+        "timm": "braindecode_suite.encoders.features:timm",
+        "torchvision": "braindecode_suite.encoders.features:torchvision",
     },
 )

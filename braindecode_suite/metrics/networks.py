@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError, MissingWeights
-from braindecode_suite.core.networks import feature_network, same_network, weights_present
+from braindecode_suite.core.networks import same_network
+from braindecode_suite.core.networks_scoring import feature_network, weights_present
 from braindecode_suite.core.tiny_eval import load_tiny_eval
 from braindecode_suite.metrics.correlation import Floats
 from braindecode_suite.metrics.identification import CHANCE, correlation_distance, two_way_identification
@@ -32,7 +33,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """How one of the published network scores is made; `core.networks` knows its weights, layer and resizing.
+    """How one of the published network scores is made; `core.networks_scoring` knows its weights, layer and resizing.
 
     Attributes
     ----------

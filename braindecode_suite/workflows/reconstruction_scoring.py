@@ -282,7 +282,7 @@ def feature_function(scorer: str, protocol: Protocol) -> Features:
 
         network = load_tiny_eval()
         return lambda images: tiny_eval_features(images, network, protocol=protocol)
-    from braindecode_suite.core.networks import feature_network
+    from braindecode_suite.core.networks_scoring import feature_network
     from braindecode_suite.metrics.networks import network_features
 
     opened = feature_network(scorer)
