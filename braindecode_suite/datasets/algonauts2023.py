@@ -22,7 +22,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
 from braindecode_suite.core.study import Noise, Study
 from braindecode_suite.datasets.image_files import ImageFiles
-from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
 from braindecode_suite.datasets.pickled_mapping import read_mapping
 
 HEMISPHERES = ("lh", "rh")
@@ -213,7 +213,7 @@ class ChallengeRows:
             inside = (wanted >= start) & (wanted < start + len(block))
             first = 0
             for array, path in zip(block.arrays, block.paths, strict=True):
-                values = np.asarray(array[wanted[inside] - start])
+                values = as_float32(array[wanted[inside] - start])
                 bad = ~np.isfinite(values)
                 if bad.any():
                     row, vertex = np.argwhere(bad)[0]
@@ -276,7 +276,7 @@ def _map(data_dir: Path, path: Path, what: str, dimensions: int) -> np.ndarray:
         array = np.load(check_inside(data_dir, path), mmap_mode="r", allow_pickle=False)
     except InputError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(path, expected=f"{what}, a whole file", found=one_line(error)) from error
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
         raise InputError(
