@@ -148,6 +148,10 @@ class Algonauts2023:
                     continue
                 lines.append(_checked(where, lambda f=folder, p=part: _describe_part(data_dir, f, p)))
             lines.append(_checked(f"{folder.name}/roi_masks", lambda f=folder: _describe_space(data_dir, f)))
+            ceiling = folder / "test_split" / "noise_ceiling"
+            if ceiling.is_dir():
+                where = f"{folder.name}/test_split/noise_ceiling"
+                lines.append(_checked(where, lambda f=folder: _describe_noise(data_dir, f)))
         return lines
 
     def _folder(self, data_dir: Path, subject: str) -> Path:
@@ -375,10 +379,18 @@ def _describe_part(data_dir: Path, folder: Path, part: str) -> str:
     return f"{n_images} images, {rows.hemispheres[0]} + {rows.hemispheres[1]} vertices"
 
 
+def _hemispheres(data_dir: Path, folder: Path) -> Sequence[int]:
+    n_images = len(list_images(data_dir, folder, "train"))
+    return ChallengeRows([_open_part(data_dir, folder, "train", n_images)]).hemispheres
+
+
+def _describe_noise(data_dir: Path, folder: Path) -> str:
+    noise, warnings = _open_noise(data_dir, folder, _hemispheres(data_dir, folder))
+    return "; ".join(warnings) if noise is None else f"median signal to noise {np.median(noise.ncsnr):.2f}"
+
+
 def _describe_space(data_dir: Path, folder: Path) -> str:
-    counts = ChallengeRows(
-        [_open_part(data_dir, folder, "train", len(list_images(data_dir, folder, "train")))]
-    ).hemispheres
+    counts = _hemispheres(data_dir, folder)
     space, warnings = _open_space(data_dir, folder, counts)
     return "; ".join([f"{len(space.rois) - 2} regions", *warnings])
 

@@ -413,6 +413,7 @@ def _check_betas(data_dir: Path, subject: str, trials: pd.DataFrame) -> list[Fil
             for header in headers.values():
                 check_whole(header.path)
             _, more = _open_space(data_dir, subject, BOLD5000Options(), next(iter(headers.values())))
+            more += _compare_names(data_dir, subject, trials)
             found = f"{len(headers)} sessions, {sum(h.n_trials for h in headers.values())} trials"
             lines.append(
                 FileCheck(f"{subject}_GLMbetas-{version}*", "ok", "; ".join([found, *warnings, *more]))
