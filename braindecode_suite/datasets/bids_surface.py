@@ -20,8 +20,8 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.spaces import MESH_VERTICES, SurfaceSpace
 from braindecode_suite.datasets.bids_bold import TR_TOLERANCE, seconds_of
 from braindecode_suite.datasets.bids_layout import CIFTI, RunFiles
-from braindecode_suite.datasets.lab_files import one_line
-from braindecode_suite.datasets.volumes import DAMAGED, open_volume
+from braindecode_suite.datasets.lab_files import DAMAGED, one_line
+from braindecode_suite.datasets.volumes import open_volume
 
 SURFACE_DAMAGED = (*DAMAGED, expat.ExpatError, AttributeError)
 MESHES = {

@@ -25,10 +25,16 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.image_files import check_images, find_images, match_images
-from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats, read_events
+from braindecode_suite.datasets.lab_files import (
+    DAMAGED,
+    TRIAL_ORDER,
+    check_inside,
+    count_repeats,
+    one_line,
+    read_events,
+)
 from braindecode_suite.datasets.nsd_betas import MaskedBetas, SessionHeader, read_header
 from braindecode_suite.datasets.volumes import (
-    DAMAGED,
     check_grid,
     check_whole,
     open_volume,
@@ -344,7 +350,7 @@ def _open_space(
     try:
         finite = np.isfinite(np.asarray(image.dataobj[..., 0]))
     except DAMAGED as error:
-        raise InputError(header.path, expected="a whole first volume", found=str(error)) from error
+        raise InputError(header.path, expected="a whole first volume", found=one_line(error)) from error
     warnings = []
     if not finite[mask].all():
         warnings.append(
@@ -407,6 +413,7 @@ def _check_betas(data_dir: Path, subject: str, trials: pd.DataFrame) -> list[Fil
             for header in headers.values():
                 check_whole(header.path)
             _, more = _open_space(data_dir, subject, BOLD5000Options(), next(iter(headers.values())))
+            more += _compare_names(data_dir, subject, trials)
             found = f"{len(headers)} sessions, {sum(h.n_trials for h in headers.values())} trials"
             lines.append(
                 FileCheck(f"{subject}_GLMbetas-{version}*", "ok", "; ".join([found, *warnings, *more]))

@@ -23,7 +23,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck, VectorsOf
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.lab_files import check_inside
+from braindecode_suite.datasets.lab_files import as_float32, check_inside
 
 FILE = "digit69_28x28.mat"
 SIDE, N_TRAIN, N_TEST, N_VOXELS = 28, 90, 10, 3092
@@ -148,9 +148,9 @@ class _Content:
     @cached_property
     def responses(self) -> np.ndarray:
         """Array of float32 of shape (images, voxels)."""
-        values = self._read("fmriTrn", "fmriTest")
+        values = as_float32(self._read("fmriTrn", "fmriTest"))
         check_finite(self.path, values)
-        return values.astype(np.float32)
+        return values
 
     @cached_property
     def images(self) -> np.ndarray:

@@ -21,7 +21,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.datasets.bids_layout import RunFiles
-from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
 from braindecode_suite.datasets.single_trial_files import BetaFiles, write_derivative
 
 TYPES = ("TYPED_FITHRF_GLMDENOISE_RR", "TYPEC_FITHRF_GLMDENOISE", "TYPEB_FITHRF")
@@ -106,7 +106,9 @@ class Conversion:
                             path, expected="a dataset 'betasmd'", found=", ".join(file) or "nothing"
                         )
                     shape = tuple(int(n) for n in file["betasmd"].shape)
-            except OSError as error:
+            except InputError:
+                raise
+            except DAMAGED as error:
                 raise InputError(path, expected="a whole HDF5 file", found=one_line(error)) from error
             if shape != (*self.space.mask.shape, expected):
                 raise InputError(
@@ -154,7 +156,7 @@ class Conversion:
                         file["betas"][start : start + n_trials, 0, here] = np.where(
                             finite[:, None], some, 0
                         ).T
-            except OSError as error:
+            except DAMAGED as error:
                 raise InputError(path, expected="a whole HDF5 file", found=one_line(error)) from error
             start += n_trials
         file["run"] = self.run_of_trial

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_json
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32
 from braindecode_suite.datasets.nsd_files import short
-from braindecode_suite.datasets.volumes import DAMAGED, read_inside
+from braindecode_suite.datasets.volumes import read_inside
 
 INT16_SCALE = 300.0
 """Integers are percent signal change times this."""
@@ -113,6 +114,7 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             some = slice(start, start + _VOXELS_AT_A_TIME)
             np.multiply(values[:, some], np.float32(1 / INT16_SCALE), out=scaled[:, some], dtype=np.float32)
         return scaled
+    values = as_float32(values)
     bad = ~np.isfinite(values)
     if bad.any():
         trial, voxel = np.argwhere(bad)[0]
@@ -122,7 +124,7 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             expected="finite betas inside the mask",
             found=f"{int(bad.sum())} NaN or infinite values, the first in voxel ({x}, {y}, {z}), trial {int(trial) + 1}",
         )
-    return np.ascontiguousarray(values, np.float32)
+    return np.ascontiguousarray(values)
 
 
 def _read_hdf5(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:

@@ -15,8 +15,14 @@ from scipy.io import loadmat
 
 from braindecode_suite.core.checks import check_file, check_option
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.datasets.lab_files import check_inside
-from braindecode_suite.datasets.volumes import DAMAGED, open_volume, read_values
+from braindecode_suite.datasets.lab_files import (
+    DAMAGED,
+    check_inside,
+    read_numbers,
+    read_table,
+    read_whole_numbers,
+)
+from braindecode_suite.datasets.volumes import open_volume, read_values
 
 GRID, SURFACE = "func1pt8mm", "fsaverage"
 TRIALS_A_SESSION, RUNS_A_SESSION = 750, 12
@@ -181,7 +187,7 @@ def read_design(path: Path, n_stimuli: int) -> Design:
     check_file(path, "the experiment's design")
     try:
         content = loadmat(path, variable_names=["masterordering", "subjectim", "sharedix"])
-    except (*DAMAGED, NotImplementedError) as error:
+    except DAMAGED as error:
         raise InputError(path, expected="a MATLAB file", found=short(error)) from error
     missing = [key for key in ("masterordering", "subjectim", "sharedix") if key not in content]
     if missing:
@@ -207,19 +213,19 @@ def read_design(path: Path, n_stimuli: int) -> Design:
 
 
 def read_behaviour(path: Path) -> pd.DataFrame | None:
-    """Read responses.tsv, or return None where it is missing."""
+    """Read RUN, 73KID and, where it is there, TIME of responses.tsv, or return None where that is missing."""
     if not path.is_file():
         return None
-    try:
-        table = pd.read_csv(path, sep="\t")
-    except (*DAMAGED, pd.errors.ParserError) as error:
-        raise InputError(path, expected="a tab-separated table", found=short(error)) from error
+    table = read_table(path, ())
     missing = [column for column in ("SESSION", "RUN", "TRIAL", "73KID") if column not in table.columns]
     if missing:
         raise InputError(
             path, expected="columns SESSION, RUN, TRIAL, 73KID", found=f"no {', '.join(missing)}"
         )
-    return table
+    numbers = {column: read_whole_numbers(path, table, column) for column in ("RUN", "73KID")}
+    if "TIME" in table.columns:
+        numbers["TIME"] = read_numbers(path, table, "TIME")
+    return pd.DataFrame(numbers)
 
 
 def read_volume(path: Path, what: str) -> tuple[NDArray[Any], NDArray[np.float64]]:

@@ -18,9 +18,9 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
-from braindecode_suite.datasets.volumes import DAMAGED, open_volume
+from braindecode_suite.datasets.volumes import open_volume
 
 DESCRIPTION = "parcels.json"
 KEYS = ("RepetitionTime", "Atlas", "Labels", "Axes", "Variable")

@@ -16,7 +16,8 @@ On the surface the last two are ``sub-01_task-x_hemi-L_space-y_desc-brain_mask.s
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ from braindecode_suite.core.files import write_aside, write_json
 from braindecode_suite.core.noise import nsd_ncsnr, repeat_variances
 from braindecode_suite.core.spaces import HEMISPHERES, SurfaceSpace, VoxelSpace
 from braindecode_suite.datasets.bids_layout import NATIVE, read_json
-from braindecode_suite.datasets.lab_files import one_line, read_table
-from braindecode_suite.datasets.volumes import DAMAGED, check_grid, open_volume, read_mask
+from braindecode_suite.datasets.lab_files import DAMAGED, one_line, read_table
+from braindecode_suite.datasets.volumes import check_grid, open_volume, read_mask
 from braindecode_suite.learning.single_trial_glm import choose_response
 
 SUFFIX = "_desc-singletrial_betas"
@@ -172,9 +173,7 @@ class SingleTrialBetas:
         if self.n_responses == 1:
             return self
         self.prepare()
-        with self._open() as file:
-            run_of = np.asarray(file["run"])
-            explained, total = np.asarray(file["explained"]), np.asarray(file["total"])
+        run_of, explained, total = (self._read(name) for name in ("run", "explained", "total"))
         held_out = np.delete(run_of, np.asarray(train_rows))
         runs = np.setdiff1d(run_of, held_out)
         if not len(runs):
@@ -205,13 +204,20 @@ class SingleTrialBetas:
     def valid(self) -> NDArray[np.bool_]:
         """Voxels with a signal in every run, of shape (voxels,); prepares first."""
         self.prepare()
-        with self._open() as file:
-            return np.asarray(file["valid"]).astype(bool)
+        return self._read("valid").astype(bool)
 
-    def _open(self) -> Any:
+    def _read(self, name: str) -> NDArray[Any]:
+        with self._open() as file:
+            return np.asarray(file[name])
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
         try:
-            return h5py.File(self.files.betas, "r")
-        except OSError as error:
+            with h5py.File(self.files.betas, "r") as file:
+                yield file
+        except InputError:
+            raise
+        except DAMAGED as error:
             raise InputError(self.files.betas, expected="a whole HDF5 file", found=one_line(error)) from error
 
     def _map(self) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
@@ -21,7 +21,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.image_files import pick_image
-from braindecode_suite.datasets.lab_files import check_inside
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
 from braindecode_suite.datasets.volumes import read_mask
 
 TREE = """\
@@ -36,7 +36,6 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, pd.errors.ParserError)
 
 
 class TableOptions(Config):
@@ -150,8 +149,8 @@ class TableResponses:
                     self.shape, self.dtype = tuple(file["responses"].shape), file["responses"].dtype
         except InputError:
             raise
-        except _UNREADABLE as error:
-            raise InputError(path, expected="a whole array of numbers", found=_short(error)) from error
+        except DAMAGED as error:
+            raise InputError(path, expected="a whole array of numbers", found=one_line(error)) from error
         if len(self.shape) != 2 or not (
             np.issubdtype(self.dtype, np.floating) or np.issubdtype(self.dtype, np.integer)
         ):
@@ -166,13 +165,16 @@ class TableResponses:
         wanted = np.arange(len(self))[rows]
         single = wanted.ndim == 0
         wanted = np.atleast_1d(wanted)
-        if self.path.suffix == ".npy":
-            values = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[wanted])
-        else:
-            unique, back = np.unique(wanted, return_inverse=True)  # h5py wants ascending rows
-            with h5py.File(self.path, "r") as file:
-                values = np.asarray(file["responses"][unique])[back]
-        bad = ~np.isfinite(values)
+        try:
+            if self.path.suffix == ".npy":
+                values = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[wanted])
+            else:
+                unique, back = np.unique(wanted, return_inverse=True)  # h5py wants ascending rows
+                with h5py.File(self.path, "r") as file:
+                    values = np.asarray(file["responses"][unique])[back]
+        except DAMAGED as error:
+            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
+        bad = ~np.isfinite(as_float32(values))
         if bad.any():
             row, unit = np.argwhere(bad)[0]
             raise InputError(
@@ -355,8 +357,8 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     check_file(path, f"a table with columns {', '.join(columns)}")
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["", "n/a"])
-    except (*_UNREADABLE, UnicodeDecodeError) as error:
-        raise InputError(path, expected="a tab-separated table", found=_short(error)) from error
+    except DAMAGED as error:
+        raise InputError(path, expected="a tab-separated table", found=one_line(error)) from error
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise InputError(
@@ -372,20 +374,16 @@ def _image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(path, expected="an image", found=_short(error)) from error
+    except DAMAGED as error:
+        raise InputError(path, expected="an image", found=one_line(error)) from error
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(path, expected="a whole image", found=_short(error)) from error
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    except DAMAGED as error:
+        raise InputError(path, expected="a whole image", found=one_line(error)) from error
 
 
 TABLE = TableDataset()
