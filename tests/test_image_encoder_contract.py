@@ -291,7 +291,7 @@ def test_responses_in_time_are_predicted_in_time(world: World) -> None:
     flat = make_study(world.features[0].table.latents.mean(axis=1, keepdims=True), n_units=12, ncsnr=2.0)
     study = replace(
         flat,
-        responses=np.asarray(flat.responses).reshape(-1, 4, 3),
+        responses=(50 * np.asarray(flat.responses) + 7).reshape(-1, 4, 3),
         space=UnitSpace(4, {"front": np.array([True, False, True, False])}),
         noise=None,
     )
@@ -301,5 +301,8 @@ def test_responses_in_time_are_predicted_in_time(world: World) -> None:
     )
     predicted = model.predict(world.test_features)
     assert predicted.shape == (20, 4, 3)
-    r = encoding_r(measured(study, 110, 130).reshape(20, 12)[:, 1:], predicted.reshape(20, 12)[:, 1:])
-    assert r.mean() > 0.5
+    truth, found = (array.reshape(20, 12)[:, 1:] for array in (measured(study, 110, 130), predicted))
+    assert encoding_r(truth, found).mean() > 0.5
+    assert (
+        np.square(truth - found).mean() < 0.8 * np.square(truth - truth.mean(axis=0)).mean()
+    )  # in the study's units
