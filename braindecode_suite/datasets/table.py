@@ -103,6 +103,19 @@ class TableDataset:
             provenance={"folder": str(folder), "files": [responses.path.name], "warnings": _warnings(trials)},
         )
 
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each subject's stimuli in their order, and of the first and last response."""
+        found = {}
+        for subject in subjects:
+            try:
+                folder = self._folder(data_dir, subject)
+                responses = open_responses(folder)
+                ids = read_trials(folder / "trials.tsv", len(responses))["stimulus_id"]
+                found[subject] = data_hash(list(ids), list(responses.shape), responses[:1], responses[-1:])
+            except InputError:
+                continue
+        return found
+
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, subject by subject."""
         labels = self.subjects(check_folder(data_dir, "a folder with a trials.tsv"))
