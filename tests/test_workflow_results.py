@@ -101,7 +101,9 @@ def test_files_that_a_new_run_no_longer_makes_are_gone(tmp_path: Path) -> None:
     write(out, make_results(tmp_path))
     without = make_results(tmp_path)
     without.space = None
+    without.models = {}
     write(out, without)
+    assert not model_dir(out, "01", "mindeye").exists()
     assert not result_path(out, "01", "mindeye", "stat-ncsnr_statmap.nii.gz").exists()
 
 

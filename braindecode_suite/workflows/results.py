@@ -275,8 +275,7 @@ def publish(staging: Path, output_dir: Path, subject: str, label: str) -> None:
     for new in source.glob(f"sub-{subject}_desc-{label}_*"):
         os.replace(new, place / new.name)
     _swap(source / "images" / f"desc-{label}", place / "images" / f"desc-{label}")
-    if model_dir(staging, subject, label).is_dir():
-        _swap(model_dir(staging, subject, label), model_dir(output_dir, subject, label))
+    _swap(model_dir(staging, subject, label), model_dir(output_dir, subject, label))
     report = staging / f"sub-{subject}.html"
     if report.is_file():
         os.replace(report, output_dir / report.name)
