@@ -254,7 +254,7 @@ class ImagePriorWorkflow:
             f"{reading.floor:g} and gain {reading.gain:g}. The exemplars are made anew from the training images, which are not part of "
             "this folder.",
             "",
-            f"- data: {card.title}. Terms: {card.terms} The mean and the axes of the training images are in this folder: the same terms apply "
+            f"- data: {card.title}. Terms: {card.terms.rstrip('.')}. The mean and the axes of the training images are in this folder: the same terms apply "
             "to it.",
             "- intended use: research on decoding with the consent of the person recorded; not for reading anybody's mind",
             "",
