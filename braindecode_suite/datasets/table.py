@@ -35,6 +35,15 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
+FILES = (
+    "responses.npy",
+    "responses.h5",
+    "trials.tsv",
+    "mask.nii.gz",
+    "rois.tsv",
+    "captions.tsv",
+    "attributes.tsv",
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -86,8 +95,8 @@ class TableDataset:
         """Open one subject: the tables and the headers of responses and images are read, no responses."""
         chosen = build_options(TableOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
-        for path in (*folder.glob("*.*"), *data_dir.glob("*.tsv")):
-            check_inside(data_dir, path)
+        for name in FILES:
+            check_inside(data_dir, _beside_or_above(data_dir, folder, name))
         responses = open_responses(folder)
         trials = read_trials(folder / "trials.tsv", len(responses))
         stimuli, trials = _open_stimuli(data_dir, folder, trials)
