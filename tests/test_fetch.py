@@ -170,6 +170,16 @@ def test_part_of_another_version_is_never_continued(bucket, tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_parts_of_a_file_with_a_longer_name_are_left_alone(bucket, tmp_path):
+    for name in ("sub-CSI1/bold.json", "sub-CSI1/bold.json.json"):
+        bucket.objects[f"ds001499/{name}"] = name.encode() * 10
+    part = part_path(tmp_path / "sub-CSI1/bold.json.json", bucket.etag("ds001499/sub-CSI1/bold.json.json"))
+    part.parent.mkdir()
+    part.write_bytes(b"sub-CSI1/bold.json.jsonsub")
+    assert fetch(bucket, tmp_path) == 0
+    assert asked_for(bucket, "sub-CSI1/bold.json.json") == ["bytes=26-"]
+
+
 def test_wrong_bytes_are_fetched_again_and_refused_the_second_time(bucket, tmp_path, capsys):
     bucket.wrong = {f"ds001499/{EVENTS}": 1, "ds001499/README": 9}
     assert fetch(bucket, tmp_path) == 1

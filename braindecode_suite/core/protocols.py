@@ -102,6 +102,19 @@ class DesignedDataset(Dataset, Protocol):
 
 
 @runtime_checkable
+class FolderDataset(Dataset, Protocol):
+    """A dataset whose name does not say whose recordings these are: they are those of the folder it is given."""
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each subject's recordings that stays when the folder moves.
+
+        Only these subjects are looked at, and only tables, names and sizes and a few rows are read; those who are not there
+        or cannot be read are left out.
+        """
+        ...
+
+
+@runtime_checkable
 class SimulatedDataset(Dataset, Protocol):
     """A dataset that can write itself into a folder, and knows its own ceilings."""
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash, file_sha256
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.bids_events import read_run_events
-from braindecode_suite.datasets.bids_layout import find_derivatives, find_runs, list_spaces, participants
+from braindecode_suite.datasets.bids_layout import (
+    BOLD,
+    find_derivatives,
+    find_runs,
+    list_spaces,
+    participants,
+)
 from braindecode_suite.datasets.bids_series import Header, check_complete, open_space, read_header
 from braindecode_suite.datasets.bids_study import BidsFmriOptions, open_bold, open_written
 from braindecode_suite.datasets.single_trial_design import read_confounds
-from braindecode_suite.datasets.single_trial_files import find_betas
+from braindecode_suite.datasets.single_trial_files import SUFFIX, find_betas
 
 TREE = """\
 dataset_description.json
@@ -84,12 +92,37 @@ class BidsFmriDataset:
             return open_written(data_dir, label, written, chosen)
         return open_bold(data_dir, label, work_dir, chosen)
 
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each participant's events, and of names and sizes of the preprocessed BOLD or the betas."""
+        try:
+            homes = {data_dir, find_derivatives(data_dir)}
+        except InputError:
+            homes = {data_dir}
+        found = {}
+        for subject in subjects:
+            files = [path for home in homes for path in list_files(home / f"sub-{subject}")]
+            events = sorted([p.name, file_sha256(p)] for p in files if p.name.endswith("_events.tsv"))
+            recordings = sorted([p.name, p.stat().st_size] for p in files if is_recording(p))
+            if events or recordings:
+                found[subject] = data_hash(events, recordings)
+        return found
+
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, run by run."""
         labels = self.subjects(data_dir)
         if not labels:
             return [FileCheck(str(data_dir / "sub-*"), "missing", "no participant")]
         return [line for label in labels for line in check_participant(data_dir, label)]
+
+
+def list_files(home: Path) -> list[Path]:
+    """Return the files of one participant in ``func`` and ``ses-*/func``."""
+    return [path for place in ("func/*", "ses-*/func/*") for path in home.glob(place) if path.is_file()]
+
+
+def is_recording(path: Path) -> bool:
+    """Tell whether a file holds preprocessed BOLD, or betas that this loader has written."""
+    return f"{BOLD}.nii" in path.name or path.name.endswith(f"{SUFFIX}.h5")
 
 
 def check_participant(data_dir: Path, subject: str) -> list[FileCheck]:

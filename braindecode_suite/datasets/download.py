@@ -154,8 +154,8 @@ def download(
     """
     part = part_path(target, etag)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for other in target.parent.glob(f"{_escaped(target.name)}.*.part"):
-        if other != part:
+    for other in target.parent.iterdir():
+        if other != part and re.fullmatch(rf"{re.escape(target.name)}\.[A-Za-z0-9-]+\.part", other.name):
             other.unlink()
     failures = wrong = 0
     while True:
@@ -286,7 +286,3 @@ def _append(
                     return  # longer than listed: the comparison says so
     if have < size:
         raise _Dropped(f"the line broke after {have} of {size} bytes")
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)

@@ -86,7 +86,12 @@ class Haxby:
         """
         build_options(NoOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
-        for path in (*folder.glob("*.nii.gz"), *folder.glob("*.txt")):
+        for path in (
+            folder / BOLD,
+            folder / MASK,
+            *folder.glob("mask*_*.nii.gz"),
+            *(folder / n for n in LABELS),
+        ):
             check_inside(data_dir, path)
         check_inside(folder.parent, folder.parent / MASK)
         image = open_volume(folder / BOLD, "the recordings")

@@ -15,6 +15,7 @@ from pydantic import PositiveFloat
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
@@ -168,6 +169,14 @@ class Parcels:
                 "warnings": notes,
             },
         )
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of the names and sizes of each subject's files."""
+        files: dict[str, list[list[Any]]] = {}
+        for run in _runs(data_dir):
+            if run.subject in subjects:
+                files.setdefault(run.subject, []).append([run.path.name, run.path.stat().st_size])
+        return {subject: data_hash(sorted(names)) for subject, names in files.items()}
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return for every file whether it is whole and what it holds; reads all samples."""

@@ -35,6 +35,15 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
+FILES = (
+    "responses.npy",
+    "responses.h5",
+    "trials.tsv",
+    "mask.nii.gz",
+    "rois.tsv",
+    "captions.tsv",
+    "attributes.tsv",
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -86,8 +95,8 @@ class TableDataset:
         """Open one subject: the tables and the headers of responses and images are read, no responses."""
         chosen = build_options(TableOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
-        for path in (*folder.glob("*.*"), *data_dir.glob("*.tsv")):
-            check_inside(data_dir, path)
+        for name in FILES:
+            check_inside(data_dir, _beside_or_above(data_dir, folder, name))
         responses = open_responses(folder)
         trials = read_trials(folder / "trials.tsv", len(responses))
         stimuli, trials = _open_stimuli(data_dir, folder, trials)
@@ -102,6 +111,19 @@ class TableDataset:
             unit=chosen.unit,
             provenance={"folder": str(folder), "files": [responses.path.name], "warnings": _warnings(trials)},
         )
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each subject's stimuli in their order, and of the first and last response."""
+        found = {}
+        for subject in subjects:
+            try:
+                folder = self._folder(data_dir, subject)
+                responses = open_responses(folder)
+                ids = read_trials(folder / "trials.tsv", len(responses))["stimulus_id"]
+                found[subject] = data_hash(list(ids), list(responses.shape), responses[:1], responses[-1:])
+            except InputError:
+                continue
+        return found
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, subject by subject."""
