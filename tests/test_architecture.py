@@ -33,9 +33,9 @@ OWNERS = {
     "torchvision": {"core/networks"},
     "diffusers": {"decoders/generators.py"},
     "transformers": {"decoders/captions.py"},
-    "mne": {"datasets/", "report/", "core/spaces.py", "metrics/statistics.py"},
-    "nibabel": {"datasets/", "report/", "core/spaces.py", "metrics/statistics.py"},
-    "nilearn": {"datasets/", "report/", "core/spaces.py", "metrics/statistics.py"},
+    "mne": {"datasets/", "report/", "core/spaces.py"},
+    "nibabel": {"datasets/", "report/", "core/spaces.py"},
+    "nilearn": {"datasets/", "report/", "core/spaces.py"},
     "himalaya": set(),
     "pickle": set(),
     # nothing but `bds fetch` asks the network for data

@@ -16,6 +16,8 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.bids_events import read_run_events
 from braindecode_suite.datasets.bids_layout import (
     BOLD,
+    CIFTI,
+    GIFTI,
     find_derivatives,
     find_runs,
     list_spaces,
@@ -122,7 +124,7 @@ def list_files(home: Path) -> list[Path]:
 
 def is_recording(path: Path) -> bool:
     """Tell whether a file holds preprocessed BOLD, or betas that this loader has written."""
-    return f"{BOLD}.nii" in path.name or path.name.endswith(f"{SUFFIX}.h5")
+    return f"{BOLD}.nii" in path.name or path.name.endswith((f"{SUFFIX}.h5", GIFTI, CIFTI))
 
 
 def check_participant(data_dir: Path, subject: str) -> list[FileCheck]:
