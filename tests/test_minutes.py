@@ -447,14 +447,14 @@ def test_maps_are_of_all_units_whatever_was_kept(
     base = result_path(curve_run, "01", "mindeye", "")
     volumes = {
         name: np.asarray(nib.nifti1.load(f"{base}{name}.nii.gz").dataobj)
-        for name in ("mask", "stat-ncsnr_statmap", "stat-reliability_statmap")
+        for name in ("mask", "stat-ncsnr_statmap", "stat-singletrialceiling_statmap")
     }
     inside = volumes["mask"] > 0
     assert inside.sum() == 300
     study = SIMULATED_NSD.open(simulated_folder, "01", tmp_path)
     np.testing.assert_allclose(volumes["stat-ncsnr_statmap"][study.space.mask], study.noise.ncsnr)  # type: ignore
     kept = facts_of(curve_run)["recipe"][1]["kept"]
-    assert (volumes["stat-reliability_statmap"][inside] >= 0.05).sum() == kept
+    assert (volumes["stat-singletrialceiling_statmap"][inside] >= 0.05).sum() == kept
 
 
 # -------------------------------------------------------------------------------------------------- other workflows

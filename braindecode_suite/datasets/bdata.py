@@ -19,7 +19,7 @@ from scipy.io import loadmat, whosmat
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside
-from braindecode_suite.datasets.lab_files import one_line
+from braindecode_suite.datasets.lab_files import as_float32, one_line
 from braindecode_suite.datasets.mapped_rows import FiniteRows
 
 BLOCK_BYTES = 2**26
@@ -192,8 +192,9 @@ class BDataRows:
             out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
             start = 0
             for block in self._data.blocks(self._columns):
-                with np.errstate(over="ignore"):  # what float32 cannot hold is refused when it is read
-                    out[start : start + len(block)] = block
+                out[start : start + len(block)] = as_float32(
+                    block
+                )  # what is too large is refused when it is read
                 start += len(block)
             out.flush()
         return self

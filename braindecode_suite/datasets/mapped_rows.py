@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braindecode_suite.datasets.lab_files import as_float32
+
 
 def gather(arrays: Sequence[NDArray[Any]], rows: NDArray[np.integer]) -> NDArray[np.float32]:
     """Return rows of arrays side by side, each value copied once.
@@ -53,7 +55,7 @@ class FiniteRows:
         self.seen = np.zeros(n_rows, bool)
 
     def find_bad(self, values: NDArray[Any], rows: NDArray[np.integer]) -> tuple[int, int, int] | None:
-        """Return how many values are NaN or infinite, and place in `rows` and column of the first; None if none is.
+        """Return how many values are NaN, infinite or too large for float32, and place in `rows` and column of the first; None if none is.
 
         Parameters
         ----------
@@ -64,7 +66,7 @@ class FiniteRows:
         if self.seen[rows].all():
             return None
         fresh = np.flatnonzero(~self.seen[rows])
-        bad = ~np.isfinite(values[fresh])
+        bad = ~np.isfinite(as_float32(values[fresh]))
         if bad.any():
             row, column = np.argwhere(bad)[0]
             return int(bad.sum()), int(fresh[row]), int(column)
