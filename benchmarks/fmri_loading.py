@@ -5,7 +5,7 @@ since files are opened and prepared one by one), measured and deleted:
 
 - opening the study;
 - preparation, where the loader makes a memory map: seconds over one sequential pass that reads the same files in one call
-  each with h5py, nibabel, numpy or pandas;
+  each with h5py, nibabel, numpy or pandas and keeps nothing; and over that pass plus writing the rows as one ``.npy``;
 - an epoch of shuffled batches of 32 rows, over the same batches of a plain memory-mapped ``.npy`` of the same rows;
 - anonymous memory (RssAnon, sampled at 20 Hz) that opening, preparing and reading take on top.
 

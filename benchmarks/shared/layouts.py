@@ -260,7 +260,7 @@ def god() -> Layout:
         name="god",
         write=write,
         open=lambda root, work: GOD_DATASET.open(root, "01", work),
-        prepare=_prepare_if_it_can,
+        prepare=lambda study: study.responses.prepare(),
         sequential=lambda root: read_hdf5(root, "dataset"),
     )
 
@@ -330,7 +330,7 @@ def parcels(suffix: str) -> Layout:
         name=f"parcels_{suffix[1:]}",
         write=write,
         open=lambda root, work: PARCELS.open(root, "01", work),
-        prepare=_prepare_if_it_can,
+        prepare=lambda study: study.responses.prepare(),
         sequential=sequential,
     )
 
@@ -408,14 +408,9 @@ def table(suffix: str) -> Layout:
         name=f"table_{suffix[1:]}",
         write=write,
         open=lambda root, work: TABLE.open(root, "01", work),
-        prepare=_prepare_if_it_can if suffix == ".h5" else None,
+        prepare=lambda study: study.responses.prepare() if suffix == ".h5" else None,
         sequential=lambda root: read_hdf5(root, "responses"),
     )
-
-
-def _prepare_if_it_can(study: Study) -> None:
-    if hasattr(study.responses, "prepare"):
-        study.responses.prepare()
 
 
 LAYOUTS = (

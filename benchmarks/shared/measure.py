@@ -73,6 +73,7 @@ def measure(layout: Layout, folder: Path, runs: int) -> dict[str, float]:
     opening: list[float] = []
     preparing: list[float] = []
     passing: list[float] = []
+    writing: list[float] = []
     before = anonymous_kb() or 0
     with PeakMemory() as memory:
         for _ in range(runs):
@@ -83,15 +84,18 @@ def measure(layout: Layout, folder: Path, runs: int) -> dict[str, float]:
                 preparing.append(seconds(lambda: layout.prepare(study)))  # type: ignore[misc]
             epoch(study.read, len(study.trials), seed=0, most=20 * BATCH)
     figures["extra_peak_gb"] = ((memory.peak_kb or 0) - before) / 2**20
+    plain = _plain_copy(study, folder / "plain.npy")
     for _ in range(runs if preparing else 0):
         passing.append(seconds(lambda: layout.sequential(root)))
+        writing.append(seconds(lambda: np.save(folder / "written.npy", plain)))
+        (folder / "written.npy").unlink()
     figures |= {"rows": len(study.trials), "units": study.n_units, "open_s": min(opening)}
     if preparing:
         figures |= {
             "prepare_s": min(preparing),
             "prepare_over_sequential_pass": min(preparing) / min(passing),
+            "prepare_over_pass_and_write": min(preparing) / (min(passing) + min(writing)),
         }
-    plain = _plain_copy(study, folder / "plain.npy")
     ours: list[float] = []
     theirs: list[float] = []
     while len(ours) < runs or (sum(ours) < SECONDS and len(ours) < MOST_RUNS):

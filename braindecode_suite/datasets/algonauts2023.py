@@ -18,12 +18,13 @@ from pydantic import PositiveInt
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
 from braindecode_suite.core.study import Noise, Study
 from braindecode_suite.datasets.image_files import ImageFiles
 from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 from braindecode_suite.datasets.pickled_mapping import read_mapping
 
 HEMISPHERES = ("lh", "rh")
@@ -206,8 +207,6 @@ class ChallengeRows:
         (images, vertices of both hemispheres)
     hemispheres : tuple of int
         Vertices of the left and of the right hemisphere.
-    path : Path
-        The map.
     """
 
     def __init__(self, blocks: Sequence[_Block], folder: Path, name: str) -> None:
@@ -219,41 +218,31 @@ class ChallengeRows:
             for block in blocks
             for path in block.paths
         ]
-        self.path = folder / f"{name}_{data_hash(stamps)}.npy"
-        self._mapped: np.ndarray | None = None
+        self._copy = MappedCopy(folder / f"{name}_{data_hash(stamps)}.npy", self.shape, self._write)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the memory map out: a copy in another process opens its own."""
-        return {**self.__dict__, "_mapped": None}
-
     def __getitem__(self, rows: Any) -> np.ndarray:
-        if self._mapped is None:
-            self.prepare()
-            self._mapped = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        return np.asarray(self._mapped[rows])
+        return np.asarray(self._copy.mapped[rows])
 
     def prepare(self) -> ChallengeRows:
-        """Make the map in one pass; NaN or infinity is an error that names file, image and vertex, and leaves nothing behind."""
-        if self.path.is_file():
-            return self
-        with write_aside(self.path) as aside:
-            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=self.shape)
-            first = 0
-            for block in self.blocks:
-                for start in range(0, len(block), IMAGES_AT_ONCE):
-                    column = 0
-                    for array, path in zip(block.arrays, block.paths, strict=True):
-                        values = as_float32(array[start : start + IMAGES_AT_ONCE])
-                        _check(path, values, start)
-                        rows = slice(first + start, first + start + len(values))
-                        out[rows, column : column + values.shape[1]] = values
-                        column += values.shape[1]
-                first += len(block)
-            out.flush()
+        """Make the map in one pass; NaN or infinity is an error that names file, image and vertex."""
+        self._copy.prepare()
         return self
+
+    def _write(self, out: np.ndarray) -> None:
+        first = 0
+        for block in self.blocks:
+            for start in range(0, len(block), IMAGES_AT_ONCE):
+                column = 0
+                for array, path in zip(block.arrays, block.paths, strict=True):
+                    values = as_float32(array[start : start + IMAGES_AT_ONCE])
+                    _check(path, values, start)
+                    rows = slice(first + start, first + start + len(values))
+                    out[rows, column : column + values.shape[1]] = values
+                    column += values.shape[1]
+            first += len(block)
 
 
 def _check(path: Path, values: np.ndarray, first: int) -> None:

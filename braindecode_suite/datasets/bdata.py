@@ -18,9 +18,9 @@ from scipy.io import loadmat, whosmat
 
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.datasets.lab_files import as_float32, one_line
-from braindecode_suite.datasets.mapped_rows import FiniteRows
+from braindecode_suite.datasets.mapped_rows import FiniteRows, MappedCopy
 
 BLOCK_BYTES = 2**26
 DATA_NAMES, METADATA_NAMES = ("dataset", "dataSet"), ("metadata", "metaData")
@@ -154,24 +154,17 @@ class BDataRows:
         self.shape, self.dtype = (len(samples), len(columns)), np.dtype(np.float32)
         status = data.path.stat()
         key = data_hash([str(data.path.resolve()), status.st_size, status.st_mtime_ns], columns)
-        self.path = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
-        self._mapped: np.ndarray | None = None
+        path = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
+        self._copy = MappedCopy(path, (data.shape[0], len(columns)), self._write)
         self._finite = FiniteRows(data.shape[0])
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the memory map out: a copy in another process opens its own."""
-        return {**self.__dict__, "_mapped": None}
-
     def __getitem__(self, rows: Any) -> np.ndarray:
         chosen = self._samples[rows]
         wanted = np.atleast_1d(chosen)
-        if self._mapped is None:
-            self.prepare()
-            self._mapped = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        values = self._mapped[wanted]
+        values = self._copy.mapped[wanted]
         bad = self._finite.find_bad(values, wanted)
         if bad is not None:
             count, row, unit = bad
@@ -184,20 +177,15 @@ class BDataRows:
         return values[0] if chosen.ndim == 0 else values
 
     def prepare(self) -> BDataRows:
-        """Copy the columns of all samples in one pass; nothing is left half written."""
-        if self.path.is_file():
-            return self
-        with write_aside(self.path) as aside:
-            shape = (self._data.shape[0], self.shape[1])
-            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
-            start = 0
-            for block in self._data.blocks(self._columns):
-                out[start : start + len(block)] = as_float32(
-                    block
-                )  # what is too large is refused when it is read
-                start += len(block)
-            out.flush()
+        """Copy the columns of all samples in one pass; what is NaN or too large is refused when it is read."""
+        self._copy.prepare()
         return self
+
+    def _write(self, out: np.ndarray) -> None:
+        start = 0
+        for block in self._data.blocks(self._columns):
+            out[start : start + len(block)] = as_float32(block)
+            start += len(block)
 
 
 def _pick(path: Path, found: Sequence[str], names: Sequence[str]) -> str:

@@ -111,8 +111,9 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]
     if header.integer:
         return values
     values = as_float32(values)
-    bad = ~np.isfinite(values)
-    if bad.any():
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = ~finite
         trial, voxel = np.argwhere(bad)[0]
         x, y, z = (int(i) for i in np.argwhere(mask)[voxel])
         raise InputError(

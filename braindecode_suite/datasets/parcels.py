@@ -15,11 +15,12 @@ from pydantic import PositiveFloat
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
 from braindecode_suite.datasets.volumes import open_volume
 
@@ -217,7 +218,7 @@ class SeriesResponses:
     """
 
     def __init__(self, files: Sequence[SeriesFile], folder: Path, key: str) -> None:
-        self.files, self.path = tuple(files), folder / f"series_{key}.npy"
+        self.files = tuple(files)
         self.lengths = np.array([file.n_times for file in files])
         equal = len(set(self.lengths.tolist())) == 1
         self.shape: tuple[int, ...] = (len(files), files[0].n_parcels) + (
@@ -225,7 +226,7 @@ class SeriesResponses:
         )
         self.dtype = np.dtype(np.float32)
         self._edges = np.cumsum([0, *(self.lengths * self.shape[1])])
-        self._mapped: np.ndarray | None = None
+        self._copy = MappedCopy(folder / f"series_{key}.npy", (int(self._edges[-1]),), self._write)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -243,21 +244,15 @@ class SeriesResponses:
 
     def prepare(self) -> SeriesResponses:
         """Make the map: every file is read once; a broken one, or NaN in it, is an `InputError` and leaves nothing behind."""
-        if self.path.is_file():
-            return self
-        with write_aside(self.path) as aside:
-            size = (int(self._edges[-1]),)
-            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=size)
-            for file, start, stop in zip(self.files, self._edges, self._edges[1:], strict=False):
-                out[start:stop] = file.read().reshape(-1)
-            out.flush()
+        self._copy.prepare()
         return self
 
+    def _write(self, out: np.ndarray) -> None:
+        for file, start, stop in zip(self.files, self._edges, self._edges[1:], strict=False):
+            out[start:stop] = file.read().reshape(-1)
+
     def _series(self, run: int) -> np.ndarray:
-        if self._mapped is None:
-            self.prepare()
-            self._mapped = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        return self._mapped[self._edges[run] : self._edges[run + 1]].reshape(self.shape[1], -1)
+        return self._copy.mapped[self._edges[run] : self._edges[run + 1]].reshape(self.shape[1], -1)
 
 
 def _identity(files: Sequence[SeriesFile], description: Mapping[str, Any]) -> str:

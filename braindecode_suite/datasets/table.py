@@ -16,13 +16,13 @@ from PIL import Image
 from braindecode_suite.core.checks import check_file, check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError, UnknownName
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.image_files import pick_image
 from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
-from braindecode_suite.datasets.mapped_rows import FiniteRows
+from braindecode_suite.datasets.mapped_rows import FiniteRows, MappedCopy
 from braindecode_suite.datasets.volumes import read_mask
 
 TREE = """\
@@ -161,7 +161,6 @@ class TableResponses:
 
     def __init__(self, path: Path, work_dir: Path) -> None:
         self.path = path
-        self._mapped: NDArray[Any] | None = None
         try:
             if path.suffix == ".npy":
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -186,7 +185,8 @@ class TableResponses:
         self._finite = FiniteRows(len(self))
         status = path.stat()
         key = data_hash([str(path.resolve()), status.st_size, status.st_mtime_ns])
-        self.copy = path if path.suffix == ".npy" else work_dir / "table" / f"responses_{key}.npy"
+        place = path if path.suffix == ".npy" else work_dir / "table" / f"responses_{key}.npy"
+        self._copy = MappedCopy(place, self.shape, self._write, self.dtype)
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -195,7 +195,7 @@ class TableResponses:
         wanted = np.arange(len(self))[rows]
         single = wanted.ndim == 0
         wanted = np.atleast_1d(wanted)
-        values = self._map()[wanted]
+        values = self._copy.mapped[wanted]
         bad = self._finite.find_bad(values, wanted)
         if bad is not None:
             count, row, unit = bad
@@ -205,10 +205,6 @@ class TableResponses:
                 found=f"{count} NaN or infinite values, the first in row {int(wanted[row])}, unit {unit}",
             )
         return values[0] if single else values
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the memory map out: a copy in another process opens its own."""
-        return {**self.__dict__, "_mapped": None}
 
     def ends(self) -> list[NDArray[Any]]:
         """Return the first row and the last, each of shape (1, units), from the file as it lies."""
@@ -222,24 +218,17 @@ class TableResponses:
 
     def prepare(self) -> TableResponses:
         """Copy an HDF5 file in one pass; a ``.npy`` is mapped as it lies."""
-        if self.copy.is_file():
-            return self
-        try:
-            with write_aside(self.copy) as aside, h5py.File(self.path, "r") as file:
-                out = np.lib.format.open_memmap(aside, mode="w+", dtype=self.dtype, shape=self.shape)
-                step = max(BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize), 1)
-                for start in range(0, len(self), step):
-                    out[start : start + step] = file["responses"][start : start + step]
-                out.flush()
-        except DAMAGED as error:
-            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
+        self._copy.prepare()
         return self
 
-    def _map(self) -> NDArray[Any]:
-        if self._mapped is None:
-            self.prepare()
-            self._mapped = np.load(self.copy, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        return self._mapped
+    def _write(self, out: NDArray[Any]) -> None:
+        step = max(BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize), 1)
+        try:
+            with h5py.File(self.path, "r") as file:
+                for start in range(0, len(self), step):
+                    out[start : start + step] = file["responses"][start : start + step]
+        except DAMAGED as error:
+            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
 
 
 class TableStimuli:

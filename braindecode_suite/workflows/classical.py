@@ -58,7 +58,7 @@ from braindecode_suite.workflows.classical_scoring import (
 )
 from braindecode_suite.workflows.classical_words import CITATIONS, NOTES, SEARCHLIGHT_CITATIONS, chance_words
 from braindecode_suite.workflows.facts import is_plain, kept_map
-from braindecode_suite.workflows.job import Job, Share, WorkflowConfig
+from braindecode_suite.workflows.job import Job, MinutesConfig, Share, WorkflowConfig
 from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
@@ -67,7 +67,7 @@ Name = Literal["lda", "ridge", "linear-svm"]
 Permutations = Annotated[int, Field(ge=MIN_PERMUTATIONS)]
 
 
-class ClassicalConfig(WorkflowConfig):
+class ClassicalConfig(MinutesConfig):
     """Config of the workflow.
 
     Attributes

@@ -52,7 +52,7 @@ from braindecode_suite.workflows.folded_scoring import (
     Key,
     score_folded,
 )
-from braindecode_suite.workflows.job import Job, Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.job import Job, MinutesConfig, Permutations, Resamples, WorkflowConfig
 from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import figure_table, image_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
@@ -73,7 +73,7 @@ class ReadingGrid(Config):
     gains: tuple[PositiveFloat, ...] = (1.25, 1.5, 1.75, 2.0)
 
 
-class ImagePriorConfig(WorkflowConfig):
+class ImagePriorConfig(MinutesConfig):
     """Config of the workflow.
 
     Attributes

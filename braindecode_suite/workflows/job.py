@@ -33,14 +33,23 @@ class WorkflowConfig(Config):
         Passed to the dataset when it is opened (which betas, which ROIs, ...).
     simulation : dict
         Passed to a simulated dataset when it writes itself (size, noise, ...).
-    minutes : tuple of float
-        Amounts of recording at which the headline is scored too, trained on the first minutes only (`core.minutes`).
     """
 
     preset: str = ""
     protocol: str = ""
     dataset_options: dict[str, Any] = Field(default_factory=dict)
     simulation: dict[str, Any] = Field(default_factory=dict)
+
+
+class MinutesConfig(WorkflowConfig):
+    """What the config of a workflow holds that scores the first minutes of a recording too.
+
+    Attributes
+    ----------
+    minutes : tuple of float
+        Amounts of recording at which the headline is scored too, trained on the first minutes only (`core.minutes`).
+    """
+
     minutes: tuple[Minutes, ...] = ()
 
     @field_validator("minutes", mode="before")

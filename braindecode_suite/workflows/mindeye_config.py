@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from braindecode_suite.metrics.permutation import MIN_REFITS
-from braindecode_suite.workflows.job import Permutations, Resamples, Share, WorkflowConfig
+from braindecode_suite.workflows.job import MinutesConfig, Permutations, Resamples, Share
 
 
-class MindEyeWorkflowConfig(WorkflowConfig):
+class MindEyeWorkflowConfig(MinutesConfig):
     """What is fitted, drawn and scored.
 
     Attributes
