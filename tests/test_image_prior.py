@@ -585,7 +585,7 @@ class TimedDigits:
         return replace(study, trials=study.trials.assign(run=run, run_seconds=120.0))
 
 
-def test_with_recording_times_prior_and_ridge_are_scored_at_the_first_minutes(drawn, tmp_path):
+def test_with_recording_times_every_model_is_scored_at_the_first_minutes(drawn, tmp_path):
     workflow = quick_job(drawn, tmp_path, "minutes=[4, 6]", "shuffled_train_repetitions=0")
     workflow.job = replace(workflow.job, dataset=TimedDigits())
     results = workflow.run(Steps(tmp_path / "steps", RunLog([]), {"subject": "01"}))
@@ -593,7 +593,7 @@ def test_with_recording_times_prior_and_ridge_are_scored_at_the_first_minutes(dr
     for minutes in (4, 6):
         rows = table[(table.minutes == minutes) & (table.metric == "identification")]
         brain = rows[(rows.control == "brain") & (rows.versus == "") & (rows.candidates == "within-class")]
-        assert list(brain.model) == ["image-prior", "ridge"]
+        assert list(brain.model) == ["image-prior", "ridge", "inverted-encoding"]
         assert brain[["ci_low", "ci_high", "p_value"]].notna().all(axis=None)
         assert set(brain.ci_over) == {"image"}
         assert set(brain.n) == {10}

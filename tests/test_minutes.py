@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -442,8 +443,6 @@ def test_another_threshold_is_another_recipe_and_is_refused(
 def test_maps_are_of_all_units_whatever_was_kept(
     curve_run: Path, simulated_folder: Path, tmp_path: Path
 ) -> None:
-    import nibabel as nib
-
     base = result_path(curve_run, "01", "mindeye", "")
     volumes = {
         name: np.asarray(nib.nifti1.load(f"{base}{name}.nii.gz").dataobj)
@@ -524,6 +523,13 @@ def test_categories_are_decoded_from_the_reliable_units_of_each_fold(
     assert step["name"] == "keep-reliable"
     assert len(step["kept"]) == 2
     assert 0 < step["kept"][0] < step["kept"][1] < 300
+    maps = sorted(
+        result_path(tmp_path / "out", "01", "classicaldecoding", "").parent.glob("*_statmap.nii.gz")
+    )
+    values = {one.name.split("_stat-")[1].split("_")[0]: nib.nifti1.load(one).get_fdata() for one in maps}
+    assert {"ncsnr", "pattern", "reliability", "singletrialceiling"} <= set(values)
+    ever = values["pattern"].any(axis=-1).sum()
+    assert step["kept"][1] <= ever < 300  # units that some fold keeps
     page = (tmp_path / "out" / "sub-01.html").read_text()
     assert f"{step['kept'][0]} to {step['kept'][1]} of 300: those whose single trials" in page
     assert main([*words, *(w for s in (*settings, "keep_reliable=0.99") for w in ("--set", s))]) == 2

@@ -20,7 +20,7 @@ from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.datasets.lab_files import as_float32, one_line
-from braindecode_suite.datasets.mapped_rows import FiniteRows, MappedCopy
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 
 BLOCK_BYTES = 2**26
 DATA_NAMES, METADATA_NAMES = ("dataset", "dataSet"), ("metadata", "metaData")
@@ -127,7 +127,7 @@ class BData:
     def rows(self, samples: np.ndarray, columns: np.ndarray, work_dir: Path) -> BDataRows:
         """Return samples of some columns as float32, read when asked for.
 
-        The columns are copied once, as ``.npy``, below `work_dir`, and mapped from there: a ``.mat`` file has to be read whole,
+        They are copied once, as ``.npy``, below `work_dir`, and mapped from there: a ``.mat`` file has to be read whole,
         and HDF5 gives scattered rows slowly.
         """
         return BDataRows(self, samples, columns, work_dir)
@@ -153,39 +153,40 @@ class BDataRows:
         self._data, self._samples, self._columns = data, samples, columns
         self.shape, self.dtype = (len(samples), len(columns)), np.dtype(np.float32)
         status = data.path.stat()
-        key = data_hash([str(data.path.resolve()), status.st_size, status.st_mtime_ns], columns)
+        key = data_hash([str(data.path.resolve()), status.st_size, status.st_mtime_ns], samples, columns)
         path = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
-        self._copy = MappedCopy(path, (data.shape[0], len(columns)), self._write)
-        self._finite = FiniteRows(data.shape[0])
+        self._copy = MappedCopy(path, self.shape, self._write)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        chosen = self._samples[rows]
-        wanted = np.atleast_1d(chosen)
-        values = self._copy.mapped[wanted]
-        bad = self._finite.find_bad(values, wanted)
-        if bad is not None:
-            count, row, unit = bad
-            raise InputError(
-                self._data.path,
-                expected="finite responses",
-                found=f"{count} NaN or infinite values, the first in sample {int(wanted[row]) + 1}, "
-                f"column {int(self._columns[unit]) + 1}",
-            )
-        return values[0] if chosen.ndim == 0 else values
+        return np.asarray(self._copy.mapped[rows])
 
     def prepare(self) -> BDataRows:
-        """Copy the columns of all samples in one pass; what is NaN or too large is refused when it is read."""
+        """Make the copy in one pass; NaN or infinity is an error that names sample and column."""
         self._copy.prepare()
         return self
 
     def _write(self, out: np.ndarray) -> None:
-        start = 0
+        first = 0
         for block in self._data.blocks(self._columns):
-            out[start : start + len(block)] = as_float32(block)
-            start += len(block)
+            rows = np.flatnonzero((self._samples >= first) & (self._samples < first + len(block)))
+            values = as_float32(block[self._samples[rows] - first])
+            self._check(values, self._samples[rows])
+            out[rows] = values
+            first += len(block)
+
+    def _check(self, values: np.ndarray, samples: np.ndarray) -> None:
+        bad = ~np.isfinite(values)
+        if bad.any():
+            row, unit = np.argwhere(bad)[0]
+            raise InputError(
+                self._data.path,
+                expected="finite responses",
+                found=f"{int(bad.sum())} NaN or infinite values, the first in sample {int(samples[row]) + 1}, "
+                f"column {int(self._columns[unit]) + 1}",
+            )
 
 
 def _pick(path: Path, found: Sequence[str], names: Sequence[str]) -> str:

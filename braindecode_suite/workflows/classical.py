@@ -510,9 +510,7 @@ class ClassicalWorkflow:
         unit = f"z within {self.config.zscore}" if self.config.zscore else work.study.unit
         with steps.block("activation patterns"):
             decoder = Decoder(work.folds, self.config.classifier)
-            results.maps["pattern"] = pattern_map(
-                decoder, work.y, work.examples.classes, unit, work.study.n_units
-            )
+            results.maps["pattern"] = pattern_map(decoder, work.y, work.examples.classes, unit)
 
     def _searchlight(self, steps: Steps, work: _Work, results: SubjectResults) -> dict[str, Any]:
         """Add the maps of accuracies in spheres and of their corrected p-values; return what to say of them."""

@@ -73,13 +73,13 @@ def region_map(scores: Sequence[Score], rois: Mapping[str, np.ndarray], chance: 
     )
 
 
-def pattern_map(decoder: Decoder, y: np.ndarray, classes: Sequence[str], unit: str, n_units: int) -> BrainMap:
+def pattern_map(decoder: Decoder, y: np.ndarray, classes: Sequence[str], unit: str) -> BrainMap:
     """Return the activation pattern of each class, the mean over the folds that train on it (Haufe et al. 2014).
 
     A unit that a fold does not keep takes no part in it; one that no fold keeps is 0.
     """
-    total = np.zeros((len(classes), n_units))
-    times = np.zeros((len(classes), n_units))
+    total = np.zeros((len(classes), decoder.folds[0].n_units))
+    times = np.zeros_like(total)
     for fold, fitted in zip(decoder.folds, decoder.ready, strict=True):
         labels = y[fold.train]
         trained = np.unique(labels)

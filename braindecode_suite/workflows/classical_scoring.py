@@ -57,6 +57,12 @@ class Fold:
         keep = None if self.recipe is None else self.recipe.keep
         return np.arange(self.features.shape[1]) if keep is None else np.flatnonzero(keep)
 
+    @property
+    def n_units(self) -> int:
+        """Number of units of the study, whatever is kept."""
+        keep = None if self.recipe is None else self.recipe.keep
+        return self.features.shape[1] if keep is None else len(keep)
+
     def of(self, units: np.ndarray) -> np.ndarray:
         """Return the columns of the features that lie in a region, array of bool of shape (units,)."""
         keep = None if self.recipe is None else self.recipe.keep
