@@ -468,7 +468,10 @@ def test_accuracy_at_the_first_minutes_has_its_own_refits(tmp_path: Path) -> Non
     table = read_scores(result_path(tmp_path / "out", "01", "classicaldecoding", "scores.tsv"))
     for minutes in (2.17, 4.33):
         rows = table[(table["minutes"] == minutes) & (table["metric"] == "accuracy")]
+        ahead, rows = rows[rows["versus"] != ""], rows[rows["versus"] == ""]
         assert list(rows["model"]) == ["lda", "ridge"]
+        assert list(ahead["versus"]) == ["ridge"]
+        assert abs(ahead["value"].iloc[0] + rows["value"].diff().iloc[1]) < 1e-5
         assert (rows["p_value"] < 0.05).all()
         assert (abs(rows["chance"] - 0.25) < 0.03).all()
         assert set(rows["ci_over"]) == {"run"}

@@ -137,7 +137,6 @@ def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBl
             axis.axhline(float(chance.mean()), color=MUTED, linestyle="--", linewidth=1.2, label="chance")
         if logarithmic:
             axis.set_xscale("log")
-        if logarithmic:
             margin = (minutes[-1] / minutes[0]) ** 0.06
             axis.set_xlim(minutes[0] / margin, minutes[-1] * margin)
         else:
@@ -175,49 +174,44 @@ def minutes_figure(series: Sequence[Series], name: str, metric: str) -> FigureBl
 
 
 def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any]) -> Table:
-    """Return a line an amount: what it holds, and every model's score."""
-    lines = [mapping(line) for line in sequence(facts.get("amounts"))]
-    amounts = {float(line["minutes"]): line for line in lines}
+    """Return a line an amount and model: what the amount holds, the score, and how far the first model is ahead."""
+    amounts = {float(line["minutes"]): line for line in map(mapping, sequence(facts.get("amounts")))}
     whole = mapping(facts.get("all"))
-    minutes = sorted({float(m) for one in series for m in one.rows["minutes"]})
-    differences = where(results.first_minutes, control="brain", model=series[0].label)
-    first = series[0].rows.iloc[0]
+    lead, first = series[0].label, series[0].rows.iloc[0]
+    differences = where(results.table, control="brain", model=lead, seed=first["seed"])
     differences = _alike(differences, first["metric"], first[list(DEFINING)])
-    others = [one.label for one in series[1:]]
     cells = []
-    for value in minutes:
+    for value in sorted({float(m) for one in series for m in one.rows["minutes"]}):
         line, asked = amounts.get(value, whole), mapping(amounts.get(value)).get("asked")
-        row = [
+        amount = [
             count(value) if value in amounts else f"all ({count(value)})",
             DASH if missing(asked) or asked == value else count(asked),
             *[integer(line.get(key)) for key in ("trials", "stimuli", "units")],
         ]
-        tested: pd.Series | None = None
         for one in series:
-            here = one.rows[one.rows["minutes"] == value]
-            tested = here.iloc[0] if len(here) else tested
-            if here.empty:
-                row += [DASH, DASH]
-            else:
-                row += [
-                    f"{number(here.iloc[0]['value'])} {interval_cell(here.iloc[0])}",
-                    p_text(here.iloc[0]["p_value"]),
-                ]
-        for other in others:
-            pair = where(differences, versus=other, minutes=value)
-            row.append(
-                DASH if pair.empty else f"{number(pair.iloc[0]['value'])} {interval_cell(pair.iloc[0])}"
-            )
-        row += [DASH, DASH] if tested is None else [number(tested["chance"]), integer(tested["n"])]
-        cells.append(row)
-    names = [model_title(one.label) for one in series]
-    headings = ["minutes", "asked", "trials", "stimuli", "units"]
-    headings += [heading for name in names for heading in (name, f"p, {name}")]
-    headings += [f"{names[0]} \u2212 {model_title(other)}" for other in others] + ["chance", "n"]
+            for _, row in one.rows[one.rows["minutes"] == value].iterrows():
+                ahead = where(differences, versus=one.label)
+                ahead = ahead[ahead["minutes"] == value if value in amounts else ahead["minutes"].isna()]
+                cells.append(
+                    [
+                        *amount,
+                        model_title(one.label),
+                        f"{number(row['value'])} {interval_cell(row)}",
+                        number(row["chance"]),
+                        p_text(row["p_value"]),
+                        DASH
+                        if ahead.empty
+                        else f"{number(ahead.iloc[0]['value'])} {interval_cell(ahead.iloc[0])}",
+                        integer(row["n"]),
+                    ]
+                )
+    title = metric_title(first["metric"])
+    headings = ["minutes", "asked", "trials", "stimuli", "units", "model", title.lower(), "chance", "p"]
+    headings += [f"{model_title(lead)} ahead by", "n"]
     table = Table(
-        caption=f"{metric_title(first['metric'])} at the first minutes; trials and stimuli of training and validation",
+        caption=f"{title} at the first minutes; trials and stimuli of training and validation",
         headings=headings,
         rows=cells,
-        numeric=[False] + [True] * (len(headings) - 1),
+        numeric=[heading not in ("minutes", "model") for heading in headings],
     )
     return without_idle_columns(table)

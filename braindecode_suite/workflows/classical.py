@@ -236,11 +236,15 @@ class ClassicalWorkflow:
         for amount in amounts:
             folds = make_folds(work.study, work.examples, amount.splits, self._recipe())
             some = replace(work, splits=list(amount.splits), folds=folds, minutes=amount.minutes)
+            correct: dict[str, np.ndarray] = {}
             for name in (self.config.classifier, *self._beside()):
                 predicted, _ = self._decode(steps, some, name)
+                tested, correct[name] = right(predicted, some.y)
                 tests = self._test(steps, some, name, predicted, refit=name == self.config.classifier)
                 score = self._score(some, name, predicted, tests.accuracy)
                 results.scores += [score, *self._balanced(some, score, predicted, tests.balanced)]
+                if name != self.config.classifier:
+                    results.scores.append(self._difference(some, score, correct, tested, name))
             recipes.append(folds[0].recipe)
             results.facts["splits"] += [split.card() for split in amount.splits]
         results.facts["minutes"] = minutes_facts(work.splits, work.folds[0].recipe, amounts, recipes)

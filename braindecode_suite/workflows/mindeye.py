@@ -202,6 +202,7 @@ class MindEyeWorkflow:
                 prepared.study.recipe,
                 [amount for amount, _ in amounts],
                 [some.study.recipe for _, some in amounts],
+                ["Every point of the encoder is of one fit, that of the first seed."],
             )
         results.model_config = model_config(models, self._model_run(split, targets), results.scores)
         results.model_card = model_card(results.model_config, job.dataset.card, results.facts["study"], split)

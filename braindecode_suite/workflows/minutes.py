@@ -12,9 +12,9 @@ from braindecode_suite.core.split import Split
 NOTES = (
     "Minutes are recording time of runs with training or validation rows, in the order of recording, blanks included. Whole runs "
     "that fit are taken; only a first run that is longer than the amount is cut.",
-    "Smaller amounts are part of larger ones, the test rows are the same, and every point is of one fit (the first seed). Nothing "
-    "is extrapolated.",
+    "Smaller amounts are part of larger ones, and the test rows are the same everywhere. Nothing is extrapolated.",
 )
+FOLDS = "Trials and stimuli are counted in the first of {} folds; minutes are the mean over folds."
 LAST_TRIAL = "The lengths of runs are not known: each is taken to end with its last trial."
 TRANSDUCTIVE = (
     "Blocks without training rows within an amount are z-scored by label-free statistics of all their rows (transductive); the "
@@ -27,6 +27,7 @@ def minutes_facts(
     recipe: Recipe | None,
     amounts: Sequence[Amount],
     recipes: Sequence[Recipe | None],
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return all data's minutes and each amount with its rows and units, and notes.
 
@@ -38,8 +39,12 @@ def minutes_facts(
     amounts : sequence of Amount
     recipes : sequence of Recipe or None
         Fitted preprocessing at each amount.
+    more : sequence of str
+        Notes of the workflow.
     """
-    notes = list(NOTES)
+    notes = [*NOTES, *more]
+    if len(splits) > 1:
+        notes.append(FOLDS.format(len(splits)))
     if not all(timeline(study).stated for study in splits[0].studies):
         notes.append(LAST_TRIAL)
     steps = [step for one in recipes if one is not None for step in one.describe()]
