@@ -349,6 +349,7 @@ def test_the_report_draws_the_curve_and_keeps_it_out_of_the_rest(curve_run: Path
     section = page[page.index('<section id="minutes"') : page.index('<section id="scores"')]
     assert "against minutes of training recording: MindEye" in section
     assert "all (120)" in section
+    assert "step 'reconstruct' skipped" in page  # not the refits on relabelled images, which are skipped too
     retrieval = page[page.index('<section id="retrieval"') : page.index('<section id="reconstructions"')]
     table = read_scores(result_path(curve_run, "01", "mindeye", "scores.tsv"))
     some = table[table["minutes"].notna() & (table["metric"] == "retrieval_image_to_brain_top1")]

@@ -206,7 +206,7 @@ def _table(results: Results, series: Sequence[Series], facts: Mapping[str, Any])
                     ]
                 )
     title = metric_title(first["metric"])
-    headings = ["minutes", "asked", "trials", "stimuli", "units", "model", title.lower(), "chance", "p"]
+    headings = ["minutes", "asked", "trials", "stimuli", "units", "model", "score", "chance", "p"]
     headings += [f"{model_title(lead)} ahead by", "n"]
     table = Table(
         caption=f"{title} at the first minutes; trials and stimuli of training and validation",

@@ -136,12 +136,17 @@ class Results:
         )
 
     def reason(self, *words: str) -> str:
-        """Return why something is missing: the detail of a skipped or failed step that any of `words` names."""
-        for step in map(mapping, sequence(self.facts.get("steps"))):
-            named = any(word in str(step.get("name", "")).lower() for word in words)
-            if named and step.get("status") in ("skipped", "failed"):
-                detail = str(step.get("detail", "")).strip().rstrip(".")
-                return f"step '{step.get('name')}' {step['status']}" + (f": {detail}." if detail else ".")
+        """Return why something is missing: the detail of the skipped or failed step that the first of `words` names, or the next."""
+        missed = [
+            step
+            for step in map(mapping, sequence(self.facts.get("steps")))
+            if step.get("status") in ("skipped", "failed")
+        ]
+        for word in words:
+            for step in missed:
+                if word in str(step.get("name", "")).lower():
+                    detail = str(step.get("detail", "")).strip().rstrip(".")
+                    return f"step '{step.get('name')}' {step['status']}" + (f": {detail}." if detail else ".")
         return ""
 
 
