@@ -14,6 +14,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from braindecode_suite.cli import build_parser, main
+from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.minutes import first_minutes, naming, recorded_minutes, restrict, timeline
 from braindecode_suite.core.recipe import Recipe, ZScore
@@ -26,6 +27,7 @@ from braindecode_suite.workflows import WORKFLOWS
 from braindecode_suite.workflows.classical import ClassicalConfig
 from braindecode_suite.workflows.configuration import load_config
 from braindecode_suite.workflows.fitting import prepare
+from braindecode_suite.workflows.job import WorkflowConfig
 from braindecode_suite.workflows.results import model_dir, result_path
 from tests.haxby_files import write_haxby
 
@@ -243,8 +245,9 @@ def test_a_block_of_one_training_row_has_no_statistics_of_its_own() -> None:
 def test_amounts_are_an_option_and_a_value_of_every_config(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "nsd", "out", "participant", "--minutes", "40", "7.5"]
     assert build_parser().parse_args(words).minutes == [40, 7.5]
-    assert load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=[40.0, 7.5]"]).minutes == (7.5, 40)
-    assert load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=10"]).minutes == (10,)
+    for given, amounts in (("[40.0, 7.5]", (7.5, 40)), ("10", (10,))):
+        config = load_config(WORKFLOWS["mindeye"], "tiny", None, [f"minutes={given}"])
+        assert config.model_dump()["minutes"] == amounts
     assert ClassicalConfig(minutes=[3, 1]).minutes == (1, 3)  # type: ignore[arg-type]
     for bad in ("0", "-5", "ten", "inf"):
         with pytest.raises(SystemExit, match="2"):
@@ -254,6 +257,8 @@ def test_amounts_are_an_option_and_a_value_of_every_config(capsys: pytest.Captur
         InputError, match=r"--set: expected minutes\.0: Input should be greater than 0; found -1"
     ):
         load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=[-1]"])
+    with pytest.raises(InputError, match="minutes"):  # a workflow that does not score them says so
+        build(WorkflowConfig, {"minutes": [10]}, "--set")
     with pytest.raises(InputError, match="each amount once"):
         load_config(WORKFLOWS["mindeye"], "tiny", None, ["minutes=[5, 5]"])
 
@@ -349,7 +354,9 @@ def test_the_report_draws_the_curve_and_keeps_it_out_of_the_rest(curve_run: Path
     section = page[page.index('<section id="minutes"') : page.index('<section id="scores"')]
     assert "against minutes of training recording: MindEye" in section
     assert "all (120)" in section
-    assert "step 'reconstruct' skipped" in page  # not the refits on relabelled images, which are skipped too
+    assert (
+        "step &#39;reconstruct&#39; skipped" in page
+    )  # not the refits on relabelled images, which are skipped too
     retrieval = page[page.index('<section id="retrieval"') : page.index('<section id="reconstructions"')]
     table = read_scores(result_path(curve_run, "01", "mindeye", "scores.tsv"))
     some = table[table["minutes"].notna() & (table["metric"] == "retrieval_image_to_brain_top1")]
