@@ -91,12 +91,13 @@ class BandedRidgeFit:
 def number_bands(
     bands: int | Sequence[Any] | np.ndarray, n_features: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the number of each feature's band, and the names of the bands in order of appearance.
+    """Return the number of each feature's band, and the names of the bands.
 
     Parameters
     ----------
     bands : array of shape (features,), or int
-        Name of each feature's band; or into how many neighbouring bands of equal width the features are cut.
+        Name of each feature's band, in order of appearance, or its number, in numerical order. A single number cuts the
+        features into so many neighbouring bands of equal width.
     n_features : int
 
     Raises
@@ -117,7 +118,7 @@ def number_bands(
                 found=f"{bands} bands" + (", more than features" if bands > n_features else ""),
             )
         return np.arange(n_features) // (n_features // bands), tuple(f"band-{b}" for b in range(bands))
-    labels = [str(name) for name in bands]
+    labels = np.asarray(bands).tolist()
     if len(labels) != n_features:
         names = len(set(labels))
         raise InputError(
@@ -126,9 +127,10 @@ def number_bands(
             found=f"{len(labels)} names of {names} bands"
             + (", more than features" if names > n_features else ""),
         )
-    names_found = tuple(dict.fromkeys(labels))
-    number = {name: k for k, name in enumerate(names_found)}
-    return np.array([number[label] for label in labels]), names_found
+    found = list(dict.fromkeys(labels))
+    if all(isinstance(name, int) for name in found):
+        found.sort()
+    return np.array([found.index(label) for label in labels]), tuple(str(name) for name in found)
 
 
 def sample_gammas(
@@ -227,7 +229,7 @@ def banded_ridge_cv(
         solution = search.run(columns, batch, problem.solution_size)
         search.forget(columns, missing)
         fitted.add(columns, batch, solution, search.gamma[:, columns])
-    fitted.warn_missing()
+    fitted.check()
     warn_at_edges(*(part.cpu().numpy() for part in (search.best, search.path, search.first)))
     alpha = grid[search.best].masked_fill_(fitted.missing.to(data.device), torch.nan)
     parts = {

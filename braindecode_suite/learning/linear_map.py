@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.learning.block_reader import as_kind, as_table, column_blocks, device_of
 from braindecode_suite.learning.ridge_problem import Batch, Problem, RidgeData
-from braindecode_suite.learning.ridge_warnings import MissingTargetWarning
 
 TILE_BYTES = 2**25
 COLUMNS = 256
@@ -73,15 +71,11 @@ class LinearMap:
             offset = y_mean[tile] - x_mean @ weights[:, tile].double()
             self.intercept[columns.start + tile.start : columns.start + tile.stop] = offset
 
-    def warn_missing(self) -> None:
-        """Say how many targets are missing; that all hold NaN is an `InputError`."""
-        n_nan, n_constant, v = int(self.holds_nan.sum()), int(self.constant.sum()), len(self.constant)
-        if n_nan == v:
-            raise InputError("`Y`", expected="at least one target without NaN", found=f"NaN in all {v}")
-        counts = [f"{n_nan} with NaN"] * (n_nan > 0) + [f"{n_constant} that never vary"] * (n_constant > 0)
-        if counts:
-            text = f"of {v} targets, {' and '.join(counts)}: scored as missing (NaN)"
-            warnings.warn(text, MissingTargetWarning, stacklevel=4)
+    def check(self) -> None:
+        """Raise if all targets hold NaN."""
+        if self.holds_nan.all():
+            found = f"NaN in all {len(self.holds_nan)}"
+            raise InputError("`Y`", expected="at least one target without NaN", found=found)
 
     def _refuse_infinity(self, columns: np.ndarray) -> None:
         for start in range(0, len(columns), COLUMNS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.learning.ridge_warnings import ConditioningWarning, GridEdgeWarning
+from braindecode_suite.learning.ridge_warnings import ConditioningWarning, GridEdgeWarning, warn
 
 RELATIVE_ALPHAS = tuple(float(alpha) for alpha in np.logspace(-3, 4, 15))
 """Penalties in units of the mean eigenvalue of the Gram matrix of the centred predictors."""
@@ -63,7 +62,7 @@ def warn_at_edges(best: Any, cv_r2: Any, first: Any) -> None:
         count = int(at_edge.sum())
         if count:
             share = f"{count} of {n_targets} targets ({100 * count / n_targets:.2g} %)"
-            warnings.warn(f"the {which} is the best for {share}: {hint}", category, stacklevel=4)
+            warn(f"the {which} is the best for {share}: {hint}", category)
 
 
 def _rises(inner: np.ndarray, edge: np.ndarray) -> Any:

@@ -88,7 +88,7 @@ def solve_ridge(
         batch = problem.batch(columns)
         fitted.note_missing(columns, batch)
         fitted.add(columns, batch, batch.trial(ONE_BAND).solve(given[columns]))
-    fitted.warn_missing()
+    fitted.check()
     given[fitted.missing.to(given.device)] = torch.nan
     nothing = given.new_empty(0, data.n_targets)
     return _fit(data, fitted, given, nothing[:, 0], nothing)
@@ -113,7 +113,7 @@ def ridge_cv(
         numpy, memory-mapped or torch. Products are in double precision if it is, else in single precision; Gram matrices
         and decompositions are in double precision.
     Y : array of shape (rows, targets)
-        A target that holds NaN, or never varies, is missing: scored NaN, counted in a warning.
+        A target that holds NaN, or never varies, is missing: its score and penalty are NaN.
     folds : int or array of int of shape (rows,)
         Fold of each row, 0 to k - 1, or -1 for rows never held out; see `group_folds`. A number deals single rows out.
     alphas : sequence of float
@@ -141,7 +141,6 @@ def ridge_cv(
         If targets that can be predicted have their best penalty at an edge of the grid.
     ConditioningWarning
         If it is the smallest that single precision can tell from none.
-    MissingTargetWarning
 
     Examples
     --------
@@ -171,7 +170,7 @@ def ridge_cv(
         best[columns] = first + error.argmin(dim=0)
         fitted.add(columns, batch, trial.solve(grid[best[columns]]))
         cv_r2[first:, columns] = (1 - error / batch.total.sum(dim=0)).masked_fill_(missing, torch.nan)
-    fitted.warn_missing()
+    fitted.check()
     warn_at_edges(best.cpu().numpy(), cv_r2.cpu().numpy(), first)
     alpha = grid[best].masked_fill_(fitted.missing.to(grid.device), torch.nan)
     return _fit(data, fitted, alpha, grid, cv_r2)

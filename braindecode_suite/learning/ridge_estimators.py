@@ -19,6 +19,7 @@ from braindecode_suite.learning.folds import folds_of_splits
 from braindecode_suite.learning.penalties import RELATIVE_ALPHAS
 from braindecode_suite.learning.ridge import RidgeFit, ridge_cv
 from braindecode_suite.learning.ridge_form import MAX_MEMORY
+from braindecode_suite.learning.ridge_warnings import MissingTargetWarning, warn
 
 FLOATS = [np.float64, np.float32, np.float16]
 
@@ -54,6 +55,7 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
     cv_r2_ : array of shape (alphas, targets)
         Cross-validated coefficient of determination; NaN for missing targets.
     n_missing_ : int
+        Missing targets; a `MissingTargetWarning` says how many hold NaN and how many never vary.
     fit_ : RidgeFit
     n_features_in_ : int
 
@@ -220,7 +222,11 @@ def _folds(cv: Any, groups: Any, n_rows: int) -> np.ndarray:
 
 def _set_map(model: Any, fit: RidgeFit | BandedRidgeFit) -> None:
     alpha = fit.alpha
-    model.n_missing_ = int((alpha != alpha).sum())
+    model.n_missing_, n_nan = (int((part != part).sum()) for part in (alpha, fit.intercept))
+    if model.n_missing_:
+        counts = f"{n_nan} with NaN and {model.n_missing_ - n_nan} that never vary"
+        text = f"of {len(alpha)} targets, {counts}: they are scored as missing (NaN)"
+        warn(text, MissingTargetWarning)
     model.coef_, model.intercept_, model.alpha_ = fit.coef.T, fit.intercept, alpha
     if model._one_target:
         model.coef_, model.intercept_, model.alpha_ = fit.coef[:, 0], fit.intercept[0], alpha[0]
