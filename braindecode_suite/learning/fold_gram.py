@@ -107,8 +107,8 @@ class GramBatch:
         for fold, rows in fold_blocks(data.folds, problem.rows_at_once):
             x, y = data.X.read(rows), data.Y.read(rows, columns)
             self.cross[fold].addmm_(x.T, y)
-            self.y_sum[fold] += y.sum(dim=0, dtype=torch.float64)
-            square[fold] += y.square_().sum(dim=0, dtype=torch.float64)
+            self.y_sum[fold] += y.sum(dim=0)
+            square[fold] += y.square_().sum(dim=0)
         self.cross_all, self.y_all = self.cross.sum(dim=0), self.y_sum.sum(dim=0)
         self.mean = data.Y.shift[columns] + self.y_all / data.n_rows
         self.spread = square.sum(dim=0) - self.y_all.square() / data.n_rows

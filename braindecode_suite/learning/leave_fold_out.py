@@ -140,17 +140,17 @@ class RowBatch:
     def __init__(self, problem: PrimalRows | DualRows, columns: slice) -> None:
         self.problem, data = problem, problem.data
         y = self.y = data.Y.read(columns=columns)
-        mean = y.mean(dim=0, dtype=torch.float64)
+        mean = y.mean(dim=0).double()
         self.mean = data.Y.shift[columns] + mean
         y -= mean.to(data.dtype)
         self.total = torch.empty(data.n_folds, y.shape[1], dtype=torch.float64, device=data.device)
         self.spread = torch.zeros(y.shape[1], dtype=torch.float64, device=data.device)
         for tile in column_blocks(y.shape[1], data.tile):
-            self.spread[tile] = y[:, tile].square().sum(dim=0, dtype=torch.float64)
+            self.spread[tile] = y[:, tile].square().sum(dim=0)
             for fold in range(data.n_folds):
                 held = y[data.held(fold), tile]
                 shift = held.sum(dim=0) / data.n_train(fold)  # less the mean of the other rows
-                self.total[fold, tile] = (held + shift).square_().sum(dim=0, dtype=torch.float64)
+                self.total[fold, tile] = (held + shift).square_().sum(dim=0)
 
     def trial(self, gamma: tuple[float, ...]) -> RowTrial:
         """Weight the bands."""

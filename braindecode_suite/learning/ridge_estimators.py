@@ -70,7 +70,7 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        alphas: Sequence[float] = RELATIVE_ALPHAS,
+        alphas: Sequence[float] | np.ndarray = RELATIVE_ALPHAS,
         *,
         relative: bool = True,
         cv: Any = 5,
@@ -151,7 +151,7 @@ class BandedRidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
         bands: Any = None,
         *,
         gammas: Any = 100,
-        alphas: Sequence[float] = RELATIVE_ALPHAS,
+        alphas: Sequence[float] | np.ndarray = RELATIVE_ALPHAS,
         relative: bool = True,
         cv: Any = 5,
         prune: bool = True,
