@@ -237,7 +237,8 @@ def test_responses_read_lazily_and_from_memory_are_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = world.task(small("tiny"), world.targets)
-    monkeypatch.setattr("braindecode_suite.encoders.mindeye_task.PRELOAD_BYTES", 0)
+    for module in ("encoders.mindeye_task", "learning.responses"):
+        monkeypatch.setattr(f"braindecode_suite.{module}.PRELOAD_BYTES", 0)
     lazy = world.task(small("tiny"), world.targets)
     assert lazy.responses[0].values is None
     assert lazy.latents["init"].values is None

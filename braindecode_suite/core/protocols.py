@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
+from braindecode_suite.core.config import Config
+from braindecode_suite.core.features import FeatureSource, Rows
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
@@ -34,6 +36,12 @@ class DatasetCard:
         Default workflow and preset of ``bds run``.
     simulated : bool
         Whether results are model recovery and never performance.
+    openneuro : str
+        Accession number on OpenNeuro, an open mirror that ``bds fetch`` downloads from; empty where there is none.
+    openneuro_files : tuple of str
+        Patterns of the files there that this loader reads; empty for all.
+    source : str
+        Where to get what no open mirror has.
     """
 
     name: str
@@ -47,6 +55,9 @@ class DatasetCard:
     workflow: str
     preset: str
     simulated: bool = False
+    openneuro: str = ""
+    openneuro_files: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,9 +71,13 @@ class FileCheck:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A folder on disk that becomes one `Study` a subject. Opening reads headers only."""
+    """A folder on disk that becomes one `Study` a subject. Opening reads headers only.
+
+    `options_class` holds what `open` takes as keywords, all with defaults, so that a wrong option is refused before anything is read.
+    """
 
     card: DatasetCard
+    options_class: ClassVar[type[Config]]
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects found (without ``sub-`` or ``subj``)."""
@@ -83,6 +98,19 @@ class DesignedDataset(Dataset, Protocol):
 
     def design(self, data_dir: Path, subject: str) -> pd.DataFrame:
         """Return the trials of one subject as planned and shown, with the columns of `Study.trials`; no recordings."""
+        ...
+
+
+@runtime_checkable
+class FolderDataset(Dataset, Protocol):
+    """A dataset whose name does not say whose recordings these are: they are those of the folder it is given."""
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each subject's recordings that stays when the folder moves.
+
+        Only these subjects are looked at, and only tables, names and sizes and a few rows are read; those who are not there
+        or cannot be read are left out.
+        """
         ...
 
 
@@ -172,6 +200,56 @@ class BrainEncoder(Protocol):
     @classmethod
     def load(cls, folder: Path, cohort: Cohort | None = None, device: str = "cpu") -> BrainEncoder:
         """Read a saved model; a checkpoint of other subjects, spaces or targets is an `InputError` naming both sides."""
+        ...
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """Images to brain. Built as ``Class(config, context)``; ``Class.config_class`` is its pydantic config.
+
+    `history_` (list of dict, one an epoch; empty for closed forms) feeds the learning curves of the report.
+    """
+
+    history_: list[dict[str, float]]
+
+    def fit(self, train: Cohort, validation: Cohort, features: Sequence[FeatureSource]) -> ImageEncoder:
+        """Fit on training rows, choose on validation rows; every model is offered all of `features`."""
+        ...
+
+    def predict(self, images: np.ndarray | Mapping[str, Rows], subject: str | None = None) -> np.ndarray:
+        """Return the responses of one subject, in the units in which its study is read.
+
+        Parameters
+        ----------
+        images : array of uint8 of shape (images, height, width, 3), or their features by the source's name
+            Features are of shape (images, tokens, width), see `FeatureSource.rows`.
+        subject : str, optional
+            Needed where the model was fitted to several.
+
+        Returns
+        -------
+        array of float32 of shape (images, units), or (images, channels, times)
+            NaN in units that had missing responses in training, the training mean in those that were constant.
+        """
+        ...
+
+    def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
+        """Write safetensors, config.json and README.md (the card), whole or not at all."""
+        ...
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        cohort: Cohort | None = None,
+        device: str = "cpu",
+        *,
+        features: Sequence[FeatureSource] = (),
+    ) -> ImageEncoder:
+        """Read a saved model; one of other subjects, spaces or features is an `InputError` naming both sides.
+
+        Without `features` the model predicts from features only, not from images.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""Encoders: raw signal in, latents out; and the latent spaces (targets) they aim at. One file per model."""
+"""Encoders: raw signal to latents, images to responses; and the latent spaces (targets) they use. One file per model."""
 
 from braindecode_suite.core.registry import Registry
 
@@ -11,10 +11,25 @@ ENCODERS = Registry(
     },
 )
 
+IMAGE_ENCODERS = Registry(
+    "image encoder",
+    {
+        "attention-routing": "braindecode_suite.encoders.attention_routing:AttentionRouting",
+        "cls-ridge": "braindecode_suite.encoders.cls_ridge:ClsRidge",
+        "pooled-ridge": "braindecode_suite.encoders.pooled_ridge:PooledRidge",
+        "kernel-ridge": "braindecode_suite.encoders.kernel_ridge:KernelRidge",
+        "factorised": "braindecode_suite.encoders.factorised:Factorised",
+        "receptive-field": "braindecode_suite.encoders.receptive_field:ReceptiveField",
+        "stacked": "braindecode_suite.encoders.stacked:Stacked",
+    },
+)
+
 TARGETS = Registry(
     "target",
     {
         "tiny-clip": "braindecode_suite.encoders.targets:tiny_clip",
         "open-clip": "braindecode_suite.encoders.targets:open_clip",
+        "timm": "braindecode_suite.encoders.features:timm",
+        "torchvision": "braindecode_suite.encoders.features:torchvision",
     },
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from braindecode_suite.core.latents import Target
-from braindecode_suite.core.study import Cohort, Stimuli, Study
+from braindecode_suite.core.study import Cohort, Stimuli
 from braindecode_suite.encoders.mindeye_config import MindEyeConfig
 from braindecode_suite.encoders.mindeye_network import MindEyeNetwork, Outputs
 from braindecode_suite.learning.diffusion import cosine_signal, denoising_error, seeded_noise
@@ -23,42 +23,18 @@ from braindecode_suite.learning.losses import (
     soft_clip,
     unit_rows,
 )
-from braindecode_suite.learning.responses import ImageRows, UnitScaler, fit_scaler, read_blocks
+from braindecode_suite.learning.responses import (
+    PRELOAD_BYTES,
+    ImageRows,
+    SubjectResponses,
+    UnitScaler,
+    fit_scaler,
+)
 from braindecode_suite.learning.target_space import TargetScaler, fit_target_scaler
 from braindecode_suite.learning.training import Moment
 
-PRELOAD_BYTES = 1 << 30
 VALIDATION_PRIOR_IMAGES = 128
 GALLERY = 100
-
-
-class SubjectResponses:
-    """Scaled responses of one subject by row; small studies are held in memory.
-
-    Parameters
-    ----------
-    study : Study
-    scaler : UnitScaler
-    rows : int array
-        Rows that will be asked for.
-    """
-
-    def __init__(self, study: Study, scaler: UnitScaler, rows: np.ndarray) -> None:
-        self.study, self.scaler = study, scaler
-        self.kept, self.values = np.sort(rows), None
-        if len(rows) * len(scaler.mean) * 4 <= PRELOAD_BYTES:
-            self.values = np.empty((len(rows), len(scaler.mean)), np.float32)
-            for places, block in read_blocks(study, self.kept):
-                self.values[places] = scaler.apply(block)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return scaled responses of shape (rows, units)."""
-        if self.values is not None:
-            return self.values[np.searchsorted(self.kept, rows)]
-        order = np.argsort(rows)  # ascending reads are kinder to a disk
-        scaled = np.empty((len(rows), len(self.scaler.mean)), np.float32)
-        scaled[order] = self.scaler.apply(self.study.read(rows[order]))
-        return scaled
 
 
 class TargetLatents:

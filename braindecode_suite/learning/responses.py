@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from braindecode_suite.core.checks import check_shape
+from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.study import Study
 
 BLOCK = 1024
+PRELOAD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +122,72 @@ def image_means(study: Study, images: ImageRows, scaler: UnitScaler) -> np.ndarr
     for places, block in read_blocks(study, rows[order]):
         np.add.at(means, image[order][places], scaler.apply(block))
     return means / np.array([len(group) for group in images.rows], np.float32)[:, None]
+
+
+class SubjectResponses:
+    """Scaled responses of one subject by row; small studies are held in memory.
+
+    Parameters
+    ----------
+    study : Study
+    scaler : UnitScaler
+    rows : int array
+        Rows that will be asked for.
+    """
+
+    def __init__(self, study: Study, scaler: UnitScaler, rows: np.ndarray) -> None:
+        self.study, self.scaler = study, scaler
+        self.kept, self.values = np.sort(rows), None
+        if len(rows) * len(scaler.mean) * 4 <= PRELOAD_BYTES:
+            self.values = np.empty((len(rows), len(scaler.mean)), np.float32)
+            for places, block in read_blocks(study, self.kept):
+                self.values[places] = scaler.apply(block)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return scaled responses of shape (rows, units)."""
+        if self.values is not None:
+            return self.values[np.searchsorted(self.kept, rows)]
+        order = np.argsort(rows)  # ascending reads are kinder to a disk
+        scaled = np.empty((len(rows), len(self.scaler.mean)), np.float32)
+        scaled[order] = self.scaler.apply(self.study.read(rows[order]))
+        return scaled
+
+
+class _FlatRows:
+    """Responses (trials, channels, times), preprocessed, with the times of a channel side by side."""
+
+    def __init__(self, study: Study) -> None:
+        n_trials, channels, times = study.responses.shape
+        self.study, self.shape, self.dtype = study, (n_trials, channels * times), np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        values = self.study.read(rows)
+        return values.reshape(len(values), -1)
+
+
+def flatten_times(study: Study) -> tuple[Study, tuple[int, ...]]:
+    """Return a study of (trials, units) whose units are channels with their times side by side, and the shape of a response.
+
+    A study without times comes back as it is. The recipe has been applied in what comes back; the space is still that of the
+    channels.
+
+    Raises
+    ------
+    InputError
+        If rows differ in length.
+    """
+    shape = tuple(int(n) for n in study.responses.shape[1:])
+    if len(shape) == 1 and hasattr(study.responses, "lengths"):
+        raise InputError(
+            f"{study.dataset} sub-{study.subject}",
+            expected="responses of one length",
+            found="time series of differing length",
+        )
+    if len(shape) == 1:
+        return study, shape
+    valid = None if study.valid is None else np.repeat(study.valid, shape[1])
+    flat = replace(study, responses=_FlatRows(study), recipe=None, noise=None, valid=valid)
+    return flat, shape

@@ -56,6 +56,8 @@ class TrainingConfig(Config):
         Epochs without a better validation score before stopping; 0 never stops early.
     validate_every : int
         Epochs between validations.
+    gradient_clip : float
+        Largest norm of the gradient of all weights together; larger ones are scaled down to it. 0 turns it off.
     checkpoint_seconds : float
         Least time between two resumable states; a kill loses at most this much work.
     """
@@ -68,6 +70,7 @@ class TrainingConfig(Config):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
     patience: NonNegativeInt = 0
     validate_every: PositiveInt = 1
+    gradient_clip: NonNegativeFloat = 0.0
     checkpoint_seconds: NonNegativeFloat = 20.0
 
 
@@ -188,6 +191,7 @@ def train(
             devices=1,
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=config.epochs,
+            gradient_clip_val=config.gradient_clip or None,
             check_val_every_n_epoch=config.validate_every,
             num_sanity_val_steps=0,
             callbacks=callbacks,
@@ -322,8 +326,11 @@ class _Shell(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.config
+        mixed = self.trainer.precision != "32-true"  # Lightning clips no gradient of a fused optimiser there
         optimiser = torch.optim.AdamW(
-            parameter_groups(self.network, config.weight_decay), lr=config.learning_rate, fused=True
+            parameter_groups(self.network, config.weight_decay),
+            lr=config.learning_rate,
+            fused=not (config.gradient_clip and mixed),
         )
         steps = max(int(self.trainer.estimated_stepping_batches), 3)  # the least that the schedule can divide
         warmup = min(max(config.warmup_epochs / config.epochs, 1.5 / steps), 0.5)
