@@ -196,7 +196,7 @@ def test_a_prediction_is_the_weighted_mean_of_layers_whose_seeds_are_averaged(
     expected = z / fitted.scaler.gain + fitted.scaler.mean
     assert_allclose(model.predict(rows), expected, atol=1e-4)
     first, second = fitted.networks["a"]
-    assert not np.allclose(first.queries.detach(), second.queries.detach(), atol=1e-3)
+    assert not np.allclose(first.block.queries.detach(), second.block.queries.detach(), atol=1e-3)
 
 
 def test_maps_of_several_layers_are_asked_for_by_name(two_layers: dict[str, Any]) -> None:

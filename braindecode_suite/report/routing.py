@@ -1,0 +1,143 @@
+"""Which regions the queries of latents look at: a heat map and the same as a table, for each encoder that routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
+from braindecode_suite.report.results import Results
+from braindecode_suite.report.tables import Table
+from braindecode_suite.report.wording import integer, listed, model_title, percent
+
+MOST_REGIONS = 40
+SHUFFLED = "-shuffled-train"
+ROLE_TITLES = {"retrieval": "retrieval", "image": "image", "init": "low-level", "text": "text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingView:
+    """The routing of one encoder."""
+
+    title: str
+    figure: FigureBlock
+    table: Table
+
+
+def routing_views(results: Results) -> list[RoutingView]:
+    """Return the routing matrix of every encoder that has one, its seeds averaged."""
+    if results.routing is None:
+        return []
+    rows = results.routing.assign(query_group=[_group(*pair) for pair in _pairs(results.routing)])
+    names = [str(name) for name in rows["model"].unique() if not str(name).endswith(SHUFFLED)]
+    return [_view(name, rows, len(names) > 1) for name in names]
+
+
+def _pairs(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(rows["role"], rows["group"], strict=True))
+
+
+def _group(role: str, group: str) -> str:
+    """Return what a group of queries is called."""
+    title = ROLE_TITLES.get(role, role)
+    return title if group == "pooled" else f"{title}, {group}"
+
+
+def _view(model: str, rows: pd.DataFrame, several: bool) -> RoutingView:
+    own, shuffled = rows[rows["model"] == model], rows[rows["model"] == model + SHUFFLED]
+    units = own.drop_duplicates("region").set_index("region")["units"]
+    matrix = _matrix(own)
+    order = matrix.max(axis=1).sort_values(ascending=False, kind="stable").index[:MOST_REGIONS]
+    matrix = matrix.loc[[region for region in matrix.index if region in order]]
+    control = None if shuffled.empty else _matrix(shuffled).reindex(matrix.index)
+    uniform = 1 / len(units)
+    return RoutingView(
+        title=model_title(model) if several else "",
+        figure=_figure(model, matrix, control, uniform, own, len(units)),
+        table=_table(matrix, control, units, uniform, own),
+    )
+
+
+def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean weights, regions by groups of queries, both in the order in which they were written."""
+    regions, groups = rows["region"].unique(), rows["query_group"].unique()
+    means = rows.groupby(["region", "query_group"], sort=False)["weight"].mean().unstack()
+    return means.reindex(index=regions, columns=groups)
+
+
+def _figure(
+    model: str,
+    matrix: pd.DataFrame,
+    control: pd.DataFrame | None,
+    uniform: float,
+    rows: pd.DataFrame,
+    n_regions: int,
+) -> FigureBlock:
+    panels = [(model_title(model), matrix)]
+    if control is not None:
+        panels.append(("fitted on shuffled pairs", control))
+    top = max(float(np.nanmax(panel.to_numpy())) for _, panel in panels)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(8.5, 1.9 + 0.24 * len(matrix))
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, panel) in zip(axes, panels, strict=True):
+            drawn = axis.imshow(panel.to_numpy(), cmap="viridis", vmin=0, vmax=top, aspect="auto")
+            axis.set_title(title, fontsize=10)
+            axis.grid(visible=False)
+            axis.set_xticks(range(panel.shape[1]), list(panel.columns), rotation=40, ha="right", fontsize=9)
+            if panel.shape[1] <= 8:
+                for (i, j), value in np.ndenumerate(panel.to_numpy()):
+                    colour = "#000000" if value > 0.6 * top else "#ffffff"
+                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        axes[0].set_yticks(range(len(matrix)), list(matrix.index), fontsize=9)
+        bar = figure.colorbar(drawn, ax=list(axes), fraction=0.046, pad=0.02)
+        bar.set_label("share of attention")
+        bar.outline.set_visible(False)
+    most = [
+        f"{group} at {matrix[group].idxmax()} ({percent(matrix[group].max())})" for group in matrix.columns
+    ]
+    seeds = rows["seed"].nunique()
+    shown = (
+        ""
+        if len(matrix) == n_regions
+        else f" The {len(matrix)} regions most looked at of {integer(n_regions)}."
+    )
+    return draw(
+        f"routing-{model}",
+        figure,
+        f"Heat map of {len(matrix)} regions by {matrix.shape[1]} groups of latent queries: most of {listed(most)}.",
+        f"Where the queries of each group of latents look, in percent: mean over test trials, heads, queries of the group and "
+        f"{seeds} seed{'' if seeds == 1 else 's'}; a column adds up to 100\u00a0%, an even look is {percent(uniform)}.{shown}",
+        "regions far above the even share, and columns that differ from one another and from the fit on shuffled pairs. A weight "
+        "says where a query looks, not how much of what it finds there reaches the latent; large regions carry more anyway.",
+    )
+
+
+def _table(
+    matrix: pd.DataFrame,
+    control: pd.DataFrame | None,
+    units: pd.Series,
+    uniform: float,
+    rows: pd.DataFrame,
+) -> Table:
+    headings = ["region", "units", *matrix.columns]
+    if control is not None:
+        headings.append("on shuffled pairs, all groups")
+    cells = []
+    for region, weights in matrix.iterrows():
+        row = [str(region), integer(units[region]), *(percent(weight) for weight in weights)]
+        if control is not None:
+            row.append(percent(control.loc[region].mean()))
+        cells.append(row)
+    spread = rows["spread"].mean()
+    return Table(
+        caption="Share of attention by region and group of latent queries",
+        headings=headings,
+        rows=cells,
+        numeric=[False, *[True] * (len(headings) - 1)],
+        note=f"An even look: {percent(uniform)}. Over test trials a weight has a standard deviation of {percent(spread)} on average. "
+        "Every query by itself: the file routing.tsv beside this page.",
+    )
