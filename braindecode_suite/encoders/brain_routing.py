@@ -158,6 +158,7 @@ class BrainRouting:
             rest=config.rest,
             hemispheres=config.hemispheres,
             alive=scaler.gain > 0,
+            option="tokens",
         )
 
     def _build(self, roles: Mapping[str, tuple[int, int]]) -> BrainRoutingNetwork:
