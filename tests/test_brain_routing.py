@@ -255,6 +255,30 @@ def test_the_routing_is_given_per_head_and_as_a_table(regional: Any, recovered: 
     assert_allclose(table["spread"].to_numpy().reshape(4, 5), mean.std(axis=0), atol=1e-5)
 
 
+def test_a_prediction_changes_most_without_the_region_that_carries_it(
+    regional: Any, recovered: BrainRouting
+) -> None:
+    test = regional[0][2]
+    change = recovered.changes(test)
+    right = [CARRIERS.index(token) for token in range(4)]
+    assert_array_equal(change.argmax(axis=1), right)
+    others = np.sort(change, axis=1)[:, :-1]
+    assert (change[range(4), right] > 4 * others.mean(axis=1)).all()
+    assert_allclose(recovered.routing_table(test)["change"].to_numpy().reshape(4, 5), change)
+
+
+def test_a_region_that_is_left_out_is_not_looked_at() -> None:
+    network = BrainRoutingNetwork([Routes(("a", "b"), np.array([0, 1, 1]))], {"retrieval": (2, 5)}, tiny())
+    network.eval()
+    x = torch.randn(4, 3)
+    other = x.clone()
+    other[:, 1:] += 3
+    assert_allclose(
+        network.without(0, x, 1)["retrieval"].detach(), network.without(0, other, 1)["retrieval"].detach()
+    )
+    assert not np.allclose(network([x])["retrieval"].detach(), network([other])["retrieval"].detach())
+
+
 def test_rows_of_several_subjects_are_routed_by_their_own_regions(tmp_path: Path) -> None:
     latents = make_latents(90, 1, 8)
     studies = []

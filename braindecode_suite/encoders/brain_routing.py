@@ -45,7 +45,8 @@ from braindecode_suite.learning.target_space import TargetScaler
 from braindecode_suite.learning.training import train as run_training
 
 BLOCK = 256
-ROUTING_COLUMNS = ("role", "query", "group", "region", "units", "weight", "spread")
+CHANGE_ROWS = 256
+ROUTING_COLUMNS = ("role", "query", "group", "region", "units", "weight", "spread", "change")
 
 
 class BrainRouting:
@@ -210,8 +211,8 @@ class BrainRouting:
     ) -> np.ndarray:
         """Return the routing matrix of every row of one subject, averaged over heads.
 
-        A weight says where a query looks, not how much of what it finds there reaches the latent: compare it with that of
-        a model fitted on shuffled pairs, and with what is lost without the region.
+        A weight says where a query looks, not how much of what it finds there reaches the latent: compare it with the
+        ``change`` of `routing_table`, and with the weights of a model fitted on shuffled pairs.
 
         Parameters
         ----------
@@ -255,7 +256,7 @@ class BrainRouting:
         DataFrame
             ``role``, ``query``, ``group`` (of queries: the pooled token, the class token, a quadrant of the image), ``region``,
             ``units`` (modelled units of the region), ``weight`` (mean over rows and heads), ``spread`` (standard deviation over
-            rows).
+            rows), ``change`` (see `changes`).
         """
         n, total, square = 0, np.zeros(()), np.zeros(())
         for block in self._routing(cohort, subject, per_head=False, layer=-1):
@@ -269,12 +270,47 @@ class BrainRouting:
         routes = self._routes[self.facts_["subjects"].index(subject)]
         queries = [(role, *pair) for role, pairs in self.facts_["queries"].items() for pair in pairs]
         regions = list(zip(routes.names, count_units(routes), strict=True))
+        change = self.changes(cohort, subject)
         rows = [
-            (*query, region, int(units), mean[q, r], spread[q, r])
+            (*query, region, int(units), mean[q, r], spread[q, r], change[q, r])
             for q, query in enumerate(queries)
             for r, (region, units) in enumerate(regions)
         ]
         return pd.DataFrame(rows, columns=list(ROUTING_COLUMNS))
+
+    @torch.no_grad()
+    def changes(self, cohort: Cohort, subject: str | None = None) -> np.ndarray:
+        """Return how much each query's prediction changes when it may not look at a region.
+
+        Mean squared change over at most `CHANGE_ROWS` rows, evenly spaced, relative to the variance of the prediction over
+        them. The truth is not consulted: a change may be for the better.
+
+        Returns
+        -------
+        array of shape (queries, regions)
+            NaN where there is one region only, or where the prediction does not vary.
+        """
+        self._check_fitted()
+        check_cohort(self.facts_, cohort, "cohort")
+        at = cohort.subjects.index(check_subject(subject, cohort.subjects))
+        study, rows = cohort.studies[at], cohort.rows[at]
+        if not len(rows):
+            raise InputError("`cohort`", expected="rows to average over", found="none")
+        some = rows[np.unique(np.linspace(0, len(rows) - 1, CHANGE_ROWS).astype(int))]
+        number, device = self.facts_["subjects"].index(study.subject), self.context.device
+        network = self.network_.to(device).eval()
+        scaled = np.concatenate(list(self._read(study, some)))
+        whole = network(one_subject(network.n_units, number, scaled, device))
+        x = torch.from_numpy(scaled.astype(np.float32)).to(device)
+        found = np.full((len(self.query_names()), len(self._routes[number].names)), np.nan)
+        if found.shape[1] == 1:
+            return found
+        variance = _by_query({role: values - values.mean(dim=0) for role, values in whole.items()})
+        for region in range(found.shape[1]):
+            other = network.without(number, x, region)
+            change = _by_query({role: values - whole[role] for role, values in other.items()})
+            found[:, region] = np.divide(change, variance, out=found[:, region], where=variance > 0)
+        return found
 
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write what subjects share, one adapter a subject, config.json and README.md."""
@@ -393,6 +429,12 @@ def count_units(routes: Routes) -> np.ndarray:
     """Return the number of units that each region's token is made of, those of several regions counted in each."""
     sizes = routes.sizes
     return sizes if routes.mixing is None else (routes.mixing > 0).T @ sizes
+
+
+def _by_query(differences: Mapping[str, Tensor]) -> np.ndarray:
+    """Return the mean squared length of each query's differences, roles one after another."""
+    lengths = [values.double().square().sum(dim=2).mean(dim=0) for values in differences.values()]
+    return torch.cat(lengths).cpu().numpy()
 
 
 def _network_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,11 +63,12 @@ class BrainRoutingConfig(Config):
 PRESETS: dict[str, BrainRoutingConfig] = {
     # A small study on a CPU: a minute.
     "tiny": BrainRoutingConfig(
-        network=RoutingConfig(width=128, heads=8, feed_forward=256, dropout=0.1),
+        network=RoutingConfig(width=256, heads=8, feed_forward=256, dropout=0.1),
+        dropout_in=0.3,
         training=TrainingConfig(
             epochs=30,
             batch_size=64,
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             weight_decay=0.1,
             ema_decay=0.98,
             patience=8,

@@ -82,22 +82,35 @@ class BrainRoutingNetwork(nn.Module):
 
     def forward(self, responses: Sequence[Tensor]) -> dict[str, Tensor]:
         """Map each subject's (rows, units), subjects one after another in the batch, to (batch, tokens, width) by role."""
-        tokens = self._enter(responses)
+        tokens = [self._standardise(x) for x in self.subject_in(responses)]
         pairs = zip(tokens, self.own, strict=True)
-        state = torch.cat([self.block(x, self.codes[own]) for x, own in pairs])  # (batch, queries, width)
+        return self._read(torch.cat([self.block(x, self.codes[own]) for x, own in pairs]))
+
+    def without(self, subject: int, responses: Tensor, region: int) -> dict[str, Tensor]:
+        """Map rows of one subject as `forward` does, when no query may look at one of the subject's regions."""
+        tokens, places = self._tokens(subject, responses)
+        seen = torch.arange(len(places), device=places.device)[None] != region
+        return self._read(self.block(tokens, places, seen))
+
+    def attention(self, subject: int, responses: Tensor, layer: int = -1) -> Tensor:
+        """Return where each query looks, for rows of one subject: (rows, heads, queries, regions), summing to 1 over regions."""
+        return self.block.attention(*self._tokens(subject, responses), layer=layer)
+
+    def _tokens(self, subject: int, responses: Tensor) -> tuple[Tensor, Tensor]:
+        """Return one subject's tokens (rows, regions, width) and codes (regions, width)."""
+        gather = self.subject_in.subjects[subject]
+        return self._standardise(gather(responses)), self.codes[self.own[subject]]
+
+    def _standardise(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.norm(tokens))
+
+    def _read(self, state: Tensor) -> dict[str, Tensor]:
+        """Read every role from its own queries, of (batch, queries, width)."""
         parts = state.split([n for n, _ in self.roles.values()], dim=1)
         return {
             role: self.readouts[role](part).unflatten(1, shape)
             for (role, shape), part in zip(self.roles.items(), parts, strict=True)
         }
-
-    def attention(self, subject: int, responses: Tensor, layer: int = -1) -> Tensor:
-        """Return where each query looks, for rows of one subject: (rows, heads, queries, regions), summing to 1 over regions."""
-        tokens = self.dropout(self.norm(self.subject_in.subjects[subject](responses)))
-        return self.block.attention(tokens, self.codes[self.own[subject]], layer=layer)
-
-    def _enter(self, responses: Sequence[Tensor]) -> list[Tensor]:
-        return [self.dropout(self.norm(tokens)) for tokens in self.subject_in(responses)]
 
 
 def _own_tokens(tokens: int, width: int) -> Routes:

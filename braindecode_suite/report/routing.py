@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
 from braindecode_suite.report.results import Results
 from braindecode_suite.report.tables import Table
 from braindecode_suite.report.wording import integer, listed, model_title, percent
 
-MOST_REGIONS = 40
+MOST_REGIONS, MOST_NUMBERS = 40, 8
 SHUFFLED = "-shuffled-train"
 ROLE_TITLES = {"retrieval": "retrieval", "image": "image", "init": "low-level", "text": "text"}
 
@@ -53,18 +55,19 @@ def _view(model: str, rows: pd.DataFrame, several: bool) -> RoutingView:
     order = matrix.max(axis=1).sort_values(ascending=False, kind="stable").index[:MOST_REGIONS]
     matrix = matrix.loc[[region for region in matrix.index if region in order]]
     control = None if shuffled.empty else _matrix(shuffled).reindex(matrix.index)
+    change = _matrix(own, "change").reindex(matrix.index)
     uniform = 1 / len(units)
     return RoutingView(
         title=model_title(model) if several else "",
-        figure=_figure(model, matrix, control, uniform, own, len(units)),
-        table=_table(matrix, control, units, uniform, own),
+        figure=_figure(model, matrix, control, change, uniform, own, len(units)),
+        table=_table(matrix, control, change, units, uniform, own),
     )
 
 
-def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return mean weights, regions by groups of queries, both in the order in which they were written."""
+def _matrix(rows: pd.DataFrame, column: str = "weight") -> pd.DataFrame:
+    """Return means of a column, regions by groups of queries, both in the order in which they were written."""
     regions, groups = rows["region"].unique(), rows["query_group"].unique()
-    means = rows.groupby(["region", "query_group"], sort=False)["weight"].mean().unstack()
+    means = rows.groupby(["region", "query_group"], sort=False)[column].mean().unstack()
     return means.reindex(index=regions, columns=groups)
 
 
@@ -72,30 +75,30 @@ def _figure(
     model: str,
     matrix: pd.DataFrame,
     control: pd.DataFrame | None,
+    change: pd.DataFrame,
     uniform: float,
     rows: pd.DataFrame,
     n_regions: int,
 ) -> FigureBlock:
     panels = [(model_title(model), matrix)]
     if control is not None:
-        panels.append(("fitted on shuffled pairs", control))
+        panels.append(("on shuffled pairs", control))
     top = max(float(np.nanmax(panel.to_numpy())) for _, panel in panels)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(8.5, 1.9 + 0.24 * len(matrix))
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, (title, panel) in zip(axes, panels, strict=True):
-            drawn = axis.imshow(panel.to_numpy(), cmap="viridis", vmin=0, vmax=top, aspect="auto")
-            axis.set_title(title, fontsize=10)
-            axis.grid(visible=False)
-            axis.set_xticks(range(panel.shape[1]), list(panel.columns), rotation=40, ha="right", fontsize=9)
-            if panel.shape[1] <= 8:
-                for (i, j), value in np.ndenumerate(panel.to_numpy()):
-                    colour = "#000000" if value > 0.6 * top else "#ffffff"
-                    axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        figure = new_figure(8.5, 2.1 + 0.24 * len(matrix))
+        axes = figure.subplots(1, len(panels) + 1, sharey=True, squeeze=False)[0]
+        for axis, (title, panel) in zip(axes, panels, strict=False):
+            looked = _heat_map(axis, panel, title, top)
+        changed = _heat_map(axes[-1], change, "change without it", float(np.nanmax(change.to_numpy())))
         axes[0].set_yticks(range(len(matrix)), list(matrix.index), fontsize=9)
-        bar = figure.colorbar(drawn, ax=list(axes), fraction=0.046, pad=0.02)
-        bar.set_label("share of attention")
-        bar.outline.set_visible(False)
+        for drawn, of, label in (
+            (looked, list(axes[:-1]), "attention, %"),
+            (changed, axes[-1], "change, % of variance"),
+        ):
+            bar = figure.colorbar(drawn, ax=of, fraction=0.05, pad=0.02)
+            bar.set_label(label, fontsize=9)
+            bar.ax.tick_params(labelsize=8)
+            bar.outline.set_visible(False)
     most = [
         f"{group} at {matrix[group].idxmax()} ({percent(matrix[group].max())})" for group in matrix.columns
     ]
@@ -110,15 +113,31 @@ def _figure(
         figure,
         f"Heat map of {len(matrix)} regions by {matrix.shape[1]} groups of latent queries: most of {listed(most)}.",
         f"Where the queries of each group of latents look, in percent: mean over test trials, heads, queries of the group and "
-        f"{seeds} seed{'' if seeds == 1 else 's'}; a column adds up to 100\u00a0%, an even look is {percent(uniform)}.{shown}",
+        f"{seeds} seed{'' if seeds == 1 else 's'}; a column adds up to 100\u00a0%, an even look is {percent(uniform)}. On the right, how much the prediction changes when its queries "
+        f"may not look at the region, relative to the prediction's variance.{shown}",
         "regions far above the even share, and columns that differ from one another and from the fit on shuffled pairs. A weight "
-        "says where a query looks, not how much of what it finds there reaches the latent; large regions carry more anyway.",
+        "says where a query looks; the panel on the right, whether what it finds there matters.",
     )
+
+
+def _heat_map(axis: Axes, panel: pd.DataFrame, title: str, top: float) -> AxesImage:
+    """Draw shares in percent, with the numbers where there is room."""
+    values = 100 * panel.to_numpy()
+    drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=100 * top, aspect="auto")
+    axis.set_title(title, fontsize=10)
+    axis.grid(visible=False)
+    axis.set_xticks(range(panel.shape[1]), list(panel.columns), rotation=60, ha="right", fontsize=8.5)
+    if panel.shape[1] <= MOST_NUMBERS:
+        for (i, j), value in np.ndenumerate(values):
+            colour = "#000000" if value > 60 * top else "#ffffff"
+            axis.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7.5)
+    return drawn
 
 
 def _table(
     matrix: pd.DataFrame,
     control: pd.DataFrame | None,
+    change: pd.DataFrame,
     units: pd.Series,
     uniform: float,
     rows: pd.DataFrame,
@@ -126,11 +145,13 @@ def _table(
     headings = ["region", "units", *matrix.columns]
     if control is not None:
         headings.append("on shuffled pairs, all groups")
+    headings.append("change without it, all groups")
     cells = []
     for region, weights in matrix.iterrows():
         row = [str(region), integer(units[region]), *(percent(weight) for weight in weights)]
         if control is not None:
             row.append(percent(control.loc[region].mean()))
+        row.append(percent(change.loc[region].mean()))
         cells.append(row)
     spread = rows["spread"].mean()
     return Table(

@@ -50,7 +50,7 @@ IMAGE_COLUMNS = [
     "identification",
     "source",
 ]
-ROUTING_COLUMNS = ["model", "seed", "role", "query", "group", "region", "units", "weight", "spread"]
+ROUTING_COLUMNS = ["model", "seed", "role", "query", "group", "region", "units", "weight", "spread", "change"]
 PREDICTION_COLUMNS = ["example", "model", "fold", "run", "stimulus_id", "truth", "predicted"]
 
 
