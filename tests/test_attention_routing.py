@@ -400,3 +400,8 @@ def test_the_examples_of_the_guide_run_one_after_the_other(
     assert names["maps"].shape == (2, len(names["model"].query_names()), 8, 8)
     assert AttentionRouting.load(tmp_path / "model").query_names() == names["model"].query_names()
     assert names["stack"].weights()
+    assert names["weights"].shape == (
+        len(names["test"]),
+        names["tokens"].tokens,
+        len(names["reader"].region_names()),
+    )
