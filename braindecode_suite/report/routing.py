@@ -55,7 +55,7 @@ def _view(model: str, rows: pd.DataFrame, several: bool) -> RoutingView:
     order = matrix.max(axis=1).sort_values(ascending=False, kind="stable").index[:MOST_REGIONS]
     matrix = matrix.loc[[region for region in matrix.index if region in order]]
     control = None if shuffled.empty else _matrix(shuffled).reindex(matrix.index)
-    change = _matrix(own, "change").reindex(matrix.index)
+    change = None if own["change"].isna().all() else _matrix(own, "change").reindex(matrix.index)
     uniform = 1 / len(units)
     return RoutingView(
         title=model_title(model) if several else "",
@@ -75,7 +75,7 @@ def _figure(
     model: str,
     matrix: pd.DataFrame,
     control: pd.DataFrame | None,
-    change: pd.DataFrame,
+    change: pd.DataFrame | None,
     uniform: float,
     rows: pd.DataFrame,
     n_regions: int,
@@ -86,15 +86,17 @@ def _figure(
     top = max(float(np.nanmax(panel.to_numpy())) for _, panel in panels)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(8.5, 2.1 + 0.24 * len(matrix))
-        axes = figure.subplots(1, len(panels) + 1, sharey=True, squeeze=False)[0]
+        n_panels = len(panels) + (change is not None)
+        axes = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
+        bars = []
         for axis, (title, panel) in zip(axes, panels, strict=False):
-            looked = _heat_map(axis, panel, title, top)
-        changed = _heat_map(axes[-1], change, "change without it", float(np.nanmax(change.to_numpy())))
+            bars.append((_heat_map(axis, panel, title, top), list(axes[: len(panels)]), "attention, %"))
+        if change is not None:
+            most_changed = float(np.nanmax(change.to_numpy()))
+            drawn = _heat_map(axes[-1], change, "change without it", most_changed)
+            bars.append((drawn, [axes[-1]], "change, % of variance"))
         axes[0].set_yticks(range(len(matrix)), list(matrix.index), fontsize=9)
-        for drawn, of, label in (
-            (looked, list(axes[:-1]), "attention, %"),
-            (changed, axes[-1], "change, % of variance"),
-        ):
+        for drawn, of, label in bars[len(panels) - 1 :]:
             bar = figure.colorbar(drawn, ax=of, fraction=0.05, pad=0.02)
             bar.set_label(label, fontsize=9)
             bar.ax.tick_params(labelsize=8)
@@ -103,6 +105,12 @@ def _figure(
         f"{group} at {matrix[group].idxmax()} ({percent(matrix[group].max())})" for group in matrix.columns
     ]
     seeds = rows["seed"].nunique()
+    aside = (
+        ""
+        if change is None
+        else " On the right, how much the prediction changes when its queries may not look at the region, relative to the "
+        "prediction's variance."
+    )
     shown = (
         ""
         if len(matrix) == n_regions
@@ -113,10 +121,9 @@ def _figure(
         figure,
         f"Heat map of {len(matrix)} regions by {matrix.shape[1]} groups of latent queries: most of {listed(most)}.",
         f"Where the queries of each group of latents look, in percent: mean over test trials, heads, queries of the group and "
-        f"{seeds} seed{'' if seeds == 1 else 's'}; a column adds up to 100\u00a0%, an even look is {percent(uniform)}. On the right, how much the prediction changes when its queries "
-        f"may not look at the region, relative to the prediction's variance.{shown}",
+        f"{seeds} seed{'' if seeds == 1 else 's'}; a column adds up to 100\u00a0%, an even look is {percent(uniform)}.{aside}{shown}",
         "regions far above the even share, and columns that differ from one another and from the fit on shuffled pairs. A weight "
-        "says where a query looks; the panel on the right, whether what it finds there matters.",
+        "says where a query looks; the change without the region, whether what it finds there matters.",
     )
 
 
@@ -137,7 +144,7 @@ def _heat_map(axis: Axes, panel: pd.DataFrame, title: str, top: float) -> AxesIm
 def _table(
     matrix: pd.DataFrame,
     control: pd.DataFrame | None,
-    change: pd.DataFrame,
+    change: pd.DataFrame | None,
     units: pd.Series,
     uniform: float,
     rows: pd.DataFrame,
@@ -145,13 +152,15 @@ def _table(
     headings = ["region", "units", *matrix.columns]
     if control is not None:
         headings.append("on shuffled pairs, all groups")
-    headings.append("change without it, all groups")
+    if change is not None:
+        headings.append("change without it, all groups")
     cells = []
     for region, weights in matrix.iterrows():
         row = [str(region), integer(units[region]), *(percent(weight) for weight in weights)]
         if control is not None:
             row.append(percent(control.loc[region].mean()))
-        row.append(percent(change.loc[region].mean()))
+        if change is not None:
+            row.append(percent(change.loc[region].mean()))
         cells.append(row)
     spread = rows["spread"].mean()
     return Table(
