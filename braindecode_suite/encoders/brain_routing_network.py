@@ -79,6 +79,10 @@ class BrainRoutingNetwork(nn.Module):
         self.readouts = nn.ModuleDict(
             {role: GatheredReadout(width, _own_tokens(*shape)) for role, shape in roles.items()}
         )
+        with torch.no_grad():  # latents are scaled to tokens of unit length: predictions start no longer than that
+            for role, (_, features) in roles.items():
+                for parameter in self.readouts[role].parameters():
+                    parameter.mul_(features**-0.5)
 
     def forward(self, responses: Sequence[Tensor]) -> dict[str, Tensor]:
         """Map each subject's (rows, units), subjects one after another in the batch, to (batch, tokens, width) by role."""
