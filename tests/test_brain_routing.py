@@ -223,7 +223,7 @@ def test_each_latent_looks_at_the_region_that_carries_it(regional: Any, recovere
     right = [CARRIERS.index(token) for token in range(4)]
     assert weights.shape == (4, 5)
     assert_array_equal(weights.argmax(axis=1), right)
-    assert weights[range(4), right].min() > 0.4  # chance: 0.2
+    assert weights[range(4), right].min() > 0.5  # chance: 0.2
     assert weights[:, CARRIERS.index(-1)].max() < 0.2
 
 
