@@ -89,7 +89,8 @@ class BrainRoutingTask(LatentTask):
             for role, values in self.outputs(responses).items():
                 kept[role].append(mean_by(values, image.to(values.device), len(some)))
             ids += some
-        targets, scores = self.targets(ids), {}
+        targets = self.targets(ids)
+        scores: dict[str, float] = {}
         for role, parts in kept.items():
             predicted = torch.cat(parts)
             if role == "retrieval":
