@@ -17,6 +17,7 @@ from braindecode_suite.report.figures import FigureBlock, identification_forest,
 from braindecode_suite.report.render import render
 from braindecode_suite.report.results import Results, mapping, read_results, sequence
 from braindecode_suite.report.selection import pick
+from braindecode_suite.report.similarity import similarity_panel
 from braindecode_suite.report.summary import control_differences, controls_of, summarise
 from braindecode_suite.report.tables import (
     PUBLISHED_EIGHT,
@@ -30,6 +31,7 @@ from braindecode_suite.report.tables import (
     retrieval_tables,
     scene_table,
 )
+from braindecode_suite.report.vectors import vectors_panel
 from braindecode_suite.report.wording import (
     CANDIDATE_NOTES,
     integer,
@@ -93,6 +95,9 @@ def subject_context(results: Results) -> dict[str, Any]:
         "hubs": hub_table(mapping(facts.get("hub_skewness"))),
         "retrieved": retrieved(results),
         "recon": recon,
+        "panels": [
+            panel for panel in (vectors_panel(results), similarity_panel(results)) if panel is not None
+        ],
         "classes": classification(results),
         "brain": views,
         "brain_reasons": [*reasons(views), *([no_brain(results)] if no_brain(results) else [])],

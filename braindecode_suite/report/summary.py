@@ -11,6 +11,8 @@ from braindecode_suite.core.score import FIRST_FIVE
 from braindecode_suite.report.classification import verdict_sentence
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, pooled, seed_spread, tone, versus_row, where
+from braindecode_suite.report.similarity import similarity_sentence
+from braindecode_suite.report.vectors import vectors_sentence
 from braindecode_suite.report.wording import (
     CANDIDATE_NOTES,
     LEVEL_NOTES,
@@ -24,6 +26,7 @@ from braindecode_suite.report.wording import (
     missing,
     model_title,
     p_text,
+    plural,
     points,
     quantity,
     scorer_title,
@@ -159,9 +162,9 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
     facts.append(("Oracle" if results.simulated else "Ceiling", ceiling))
     if classified:
         facts.append(("n", f"{integer(row['n'])} test examples"))
-        facts.append(("Interval over", f"{row['ci_over']}s"))
+        facts.append(("Interval over", plural(row["ci_over"])))
     else:
-        facts.append(("n", integer(row["n"]) + (f" {row['ci_over']}s" if row["ci_over"] else "")))
+        facts.append(("n", integer(row["n"]) + (f" {plural(row['ci_over'])}" if row["ci_over"] else "")))
     if row["level"] and not classified:
         facts.append(("Level", level_words(row)))
     if not missing(row["gallery"]):
@@ -273,6 +276,8 @@ def verdict(results: Results) -> list[str]:
     """Return what the intervals say, in plain sentences."""
     found = [
         verdict_sentence(results),
+        vectors_sentence(results),
+        similarity_sentence(results),
         _retrieval_sentence(results),
         *_pixel_sentences(results),
         *_control_sentences(results),

@@ -8,5 +8,7 @@ WORKFLOWS = Registry(
         "mindeye": "braindecode_suite.workflows.mindeye:MindEyeWorkflow",
         "image-prior": "braindecode_suite.workflows.image_prior:ImagePriorWorkflow",
         "classical-decoding": "braindecode_suite.workflows.classical:ClassicalWorkflow",
+        "representational-similarity": "braindecode_suite.workflows.representational_similarity:SimilarityWorkflow",
+        "encode-vectors": "braindecode_suite.workflows.encode_vectors:EncodeVectorsWorkflow",
     },
 )
