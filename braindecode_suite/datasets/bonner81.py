@@ -177,7 +177,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         check_finite(f"{path}: {name}", arrays[name])
     names, counts = np.unique(arrays["categories"].astype(str), return_counts=True)
     if (counts > 1).any():
-        raise InputError(path, expected="each category once", found=f"{names[counts.argmax()]!r} again")
+        raise InputError(path, expected="each category once", found=f"{str(names[counts.argmax()])!r} again")
     return arrays
 
 
