@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -150,10 +151,10 @@ class CategoryVectors:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of `ARRAYS` and hold their shapes against each other."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             missing = [name for name in ARRAYS if name not in stored.files]
             arrays = {} if missing else {name: stored[name] for name in ARRAYS}
-    except DAMAGED as error:
+    except (*DAMAGED, BadZipFile) as error:
         raise InputError(path, expected="a whole .npz of plain arrays", found=one_line(error)) from error
     if missing:
         raise InputError(path, expected=f"an array {missing[0]!r}", found="none of that name")

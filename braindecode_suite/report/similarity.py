@@ -13,7 +13,7 @@ from braindecode_suite.report.figures import MUTED, SERIES, SHADE, STYLE, Figure
 from braindecode_suite.report.panels import Panel, Part
 from braindecode_suite.report.results import Results, desc_label, mapping, sequence
 from braindecode_suite.report.selection import where
-from braindecode_suite.report.tables import Table, interval_cell
+from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
 from braindecode_suite.report.wording import DASH, integer, interval, missing, model_title, number, p_text
 
 METHOD_TITLES = {"spearman": "Spearman's \u03c1", "kendall": "Kendall's \u03c4a", "pearson": "Pearson's r"}
@@ -174,12 +174,13 @@ def ceiling_table(scores: pd.DataFrame) -> Table:
         method, _, which = str(row["scorer"]).partition(", ")
         what = f"noise ceiling, {which}" if row["metric"] == CEILING else "between the two sessions"
         cells.append([what, METHOD_TITLES.get(method, method), number(row["value"]), interval_cell(row)])
-    return Table(
+    table = Table(
         caption="Lower: with the mean of the others; upper: with the mean of all",
         headings=["", "by", "value", "95\u00a0% interval over images"],
         rows=cells or [[DASH, DASH, DASH, DASH]],
         numeric=[False, False, True, True],
     )
+    return without_idle_columns(table)
 
 
 def gap_part(rows: pd.DataFrame, models: Sequence[str]) -> list[Part]:

@@ -146,7 +146,8 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
     if rows:
         return rows
     plain = where(results.scores, control="brain", versus="", roi="")
-    firsts = plain.drop_duplicates("metric").head(6)
+    named = plain[plain["model"] != ""]
+    firsts = (named if len(named) else plain).drop_duplicates("metric").head(6)
     return [(metric_title(row["metric"]), "", row) for _, row in firsts.iterrows()]
 
 
