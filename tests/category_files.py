@@ -19,9 +19,14 @@ INITIALS = ("BE", "KO", "SN")
 
 def bonner81_arrays(n: int = 45, voxels: int = 8, noise: float = 0.7) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    vectors = {"alexnet": rng.standard_normal((n, 4)) * [90, 50, 20, 10], "word2vec": rng.standard_normal((n, 5))}
+    vectors = {
+        "alexnet": rng.standard_normal((n, 4)) * [90, 50, 20, 10],
+        "word2vec": rng.standard_normal((n, 5)),
+    }
     parts = [(v / v.std(axis=0)) @ rng.standard_normal((v.shape[1], voxels)) / 2 for v in vectors.values()]
-    betas = np.concatenate([*parts, np.zeros((n, voxels))], axis=1) + noise * rng.standard_normal((n, 3 * voxels))
+    betas = np.concatenate([*parts, np.zeros((n, voxels))], axis=1) + noise * rng.standard_normal(
+        (n, 3 * voxels)
+    )
     return {
         "betas": (betas - betas.mean(axis=0)).astype(np.float32),
         "roi_index": np.repeat(np.arange(1, 4), voxels).astype(np.int16),
@@ -59,7 +64,11 @@ def write_kriegeskorte92(
         image = np.clip(colour + rng.normal(0, 4, (side, side, 3)), 0, 255).astype(np.uint8)
         kind = {"human": k % 4 == 0, "face": k % 8 == 0, "animal": k % 2 == 0, "natural": k % 3 == 0}
         objects.append(
-            {"category": "face" if kind["face"] else "thing", **{key: np.uint8(v) for key, v in kind.items()}, "image": image}
+            {
+                "category": "face" if kind["face"] else "thing",
+                **{key: np.uint8(v) for key, v in kind.items()},
+                "image": image,
+            }
         )
     types = np.dtype([(name, object) for name in ("RDM", "name", "color")])
     table = np.array([tuple(entry[name] for name in types.names) for entry in entries], types)

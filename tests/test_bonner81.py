@@ -19,6 +19,7 @@ from braindecode_suite.datasets.bonner81 import BONNER81, FILE
 from braindecode_suite.learning.leave_one_out import leave_one_out_hat
 from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_split, resampled_r2_split
 from braindecode_suite.metrics.identification import two_way_identification
+from braindecode_suite.workflows.encode_vectors import draw_orders
 from braindecode_suite.workflows.encode_vectors_fitting import out_of_fold, out_of_fold_relabelled, scale_by
 from tests.category_files import REGIONS, bonner81_arrays, write_bonner81
 
@@ -49,7 +50,10 @@ def test_the_real_file_is_81_categories_in_seven_regions(tmp_path):
     sizes = {name: int(member.sum()) for name, member in study.space.rois.items()}
     assert sizes == {"EVC": 100, "OPA": 100, "PPA": 100, "LOC": 96, "PFS": 100, "OFA": 100, "FFA": 100}
     assert isinstance(study.stimuli, DescribedStimuli)
-    assert {name: rows.shape for name, rows in study.stimuli.vectors.items()} == {"alexnet": (81, 20), "word2vec": (81, 30)}
+    assert {name: rows.shape for name, rows in study.stimuli.vectors.items()} == {
+        "alexnet": (81, 20),
+        "word2vec": (81, 30),
+    }
     assert study.stimulus_ids[:2].tolist() == ["airplane", "armchair"]
     with np.load(REAL / FILE, allow_pickle=False) as stored:
         assert_array_equal(study.read(np.array([5, 0])), stored["betas"][[5, 0]])
@@ -60,7 +64,9 @@ def test_the_real_file_is_81_categories_in_seven_regions(tmp_path):
 
 def test_images_are_refused_in_one_line(folder, tmp_path, capsys):
     study = BONNER81.open(folder, "01", tmp_path)
-    with pytest.raises(InputError, match="expected stimuli with images.*found vectors alone: alexnet, word2vec"):
+    with pytest.raises(
+        InputError, match=r"expected stimuli with images.*found vectors alone: alexnet, word2vec"
+    ):
         study.stimuli.images(["thing-00"])
     words = ["run", "bonner81", str(tmp_path / "out"), "participant", "--data-dir", str(folder)]
     assert main([*words, "--workflow", "mindeye", "--set", "preset=tiny"]) == 2
@@ -159,7 +165,9 @@ def test_an_intercept_of_each_fold_drives_r_far_below_zero_under_the_null():
     X, Y = rng.standard_normal((81, 20)), rng.standard_normal((81, 400))
     weak, strong = 1e-3, 100.0
     null = {
-        (intercept, alpha): encoding_r(Y, leave_one_out_hat(X, alpha=alpha, intercept=intercept) @ (Y - Y.mean(axis=0))).mean()
+        (intercept, alpha): encoding_r(
+            Y, leave_one_out_hat(X, alpha=alpha, intercept=intercept) @ (Y - Y.mean(axis=0))
+        ).mean()
         for intercept in (False, True)
         for alpha in (weak, strong)
     }
@@ -172,6 +180,23 @@ def test_an_intercept_of_each_fold_drives_r_far_below_zero_under_the_null():
 
 
 @needs_real
+def test_the_null_of_the_guide_is_that_of_the_real_responses(tmp_path):
+    """The table of docs/numbers.md, from fewer shuffles."""
+    guide = (Path(__file__).parents[1] / "docs" / "numbers.md").read_text(encoding="utf-8")
+    study = BONNER81.open(REAL, "01", tmp_path)
+    X, Y = study.stimuli.vectors["alexnet"], study.read(slice(None)).astype(np.float64)
+    Y -= Y.mean(axis=0)
+    orders = draw_orders(81, 60, seed=1)
+    for alpha in ("0.001", "1", "100"):
+        found = []
+        for intercept in (False, True):
+            hat = leave_one_out_hat(X, alpha=float(alpha), intercept=intercept)
+            found.append(np.mean([encoding_r(Y[order], hat @ Y[order]).mean() for order in orders]))
+        (line,) = (row for row in guide.splitlines() if row.startswith(f"| penalty {alpha} |"))
+        assert_allclose(found, [float(cell) for cell in line.split("|")[2:4]], atol=0.025)
+
+
+@needs_real
 def test_leave_one_out_gives_what_plain_ridge_has_given(tmp_path):
     study = BONNER81.open(REAL, "01", tmp_path)
     Y = study.read(slice(None)).astype(np.float64)
@@ -181,6 +206,9 @@ def test_leave_one_out_gives_what_plain_ridge_has_given(tmp_path):
     for name, given in GIVEN.items():
         assert abs(r[study.space.rois[name]].mean() - given) <= 0.02, name
     assert abs(two_way_identification(predicted, Y).mean() - GIVEN_IDENTIFICATION) <= 0.02
+    more = leave_one_out_hat(study.stimuli.vectors["alexnet"], alpha=10 * PENALTY, intercept=False) @ Y
+    change = [(encoding_r(Y, more) - r)[member].mean() for member in study.space.rois.values()]
+    assert np.abs(change).max() <= 0.003
 
 
 # -------------------------------------------------------------------------------------------------------------- the fits
@@ -220,7 +248,9 @@ def test_vectors_are_scaled_by_training_rows_alone():
     scaled = scale_by(rows, train)
     assert_allclose(scaled[train].mean(axis=0), 0, atol=1e-6)
     assert_allclose(np.square(scaled[train]).mean(), 1, rtol=1e-5)
-    assert_allclose(scaled.std(axis=0)[0] / scaled.std(axis=0)[1], rows.std(axis=0)[0] / rows.std(axis=0)[1], rtol=1e-4)
+    assert_allclose(
+        scaled.std(axis=0)[0] / scaled.std(axis=0)[1], rows.std(axis=0)[0] / rows.std(axis=0)[1], rtol=1e-4
+    )
 
 
 def test_resampled_shares_are_the_shares_of_the_drawn_rows():
@@ -322,7 +352,16 @@ def test_the_report_says_what_stands_beside_every_value(finished):
     ],
 )
 def test_wrong_settings_are_one_line(setting, message, folder, tmp_path, capsys):
-    words = ["run", "bonner81", str(tmp_path / "out"), "participant", "--data-dir", str(folder), "--set", setting]
+    words = [
+        "run",
+        "bonner81",
+        str(tmp_path / "out"),
+        "participant",
+        "--data-dir",
+        str(folder),
+        "--set",
+        setting,
+    ]
     assert main([*words, "--work-dir", str(tmp_path / "work")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "sub-01.html").exists()

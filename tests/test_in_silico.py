@@ -73,7 +73,9 @@ def measured(tmp_path_factory) -> Study:
     colours = QuadrantColours().rows(stimuli, list(stimuli.ids)).mean(axis=1)
     responses = colours @ rng.standard_normal((3, 8)) + 0.05 * rng.standard_normal((60, 8))
     responses[:, 5] = 2.0
-    trials = pd.DataFrame({"stimulus_id": list(stimuli.ids), "session": 1, "run": 1, "repeat": 1, "onset": np.nan})
+    trials = pd.DataFrame(
+        {"stimulus_id": list(stimuli.ids), "session": 1, "run": 1, "repeat": 1, "onset": np.nan}
+    )
     mask = np.zeros((3, 3, 2), bool)
     mask[:2, :2] = True
     rois = {"A": np.arange(8) < 3, "B": np.arange(8) >= 5, "none": np.zeros(8, bool)}
@@ -99,7 +101,9 @@ def encoder(measured, tmp_path_factory) -> Any:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return write_images(tmp_path / "new", [f"{kind}/{kind}-{k:02d}" for kind in ("day", "night") for k in range(15)], seed=7)
+    return write_images(
+        tmp_path / "new", [f"{kind}/{kind}-{k:02d}" for kind in ("day", "night") for k in range(15)], seed=7
+    )
 
 
 @pytest.mark.filterwarnings("ignore::braindecode_suite.learning.ridge_warnings.GridEdgeWarning")
@@ -139,7 +143,9 @@ def test_a_predicted_study_cannot_be_taken_for_a_measured_one(measured, encoder,
     assert study.space.describe() != measured.space.describe()
     decoder = RidgeEncoder(RidgeConfig(), FitContext(work_dir=tmp_path))
     cohort = Cohort.of(measured, np.arange(60))
-    decoder.fit(cohort, Cohort.of(measured, np.empty(0, int)), {"image": QuadrantColours()}).save(tmp_path / "model")
+    decoder.fit(cohort, Cohort.of(measured, np.empty(0, int)), {"image": QuadrantColours()}).save(
+        tmp_path / "model"
+    )
     with pytest.raises(InputError, match="in-silico"):
         RidgeEncoder.load(tmp_path / "model", Cohort.of(study))
 
@@ -155,7 +161,10 @@ def test_results_go_back_to_the_same_voxels(measured, encoder, folder):
 
 
 def test_regions_can_be_kept_alone(measured, encoder, folder):
-    whole, part = predicted_study(encoder, folder, measured), predicted_study(encoder, folder, measured, rois=("B", "A"))
+    whole, part = (
+        predicted_study(encoder, folder, measured),
+        predicted_study(encoder, folder, measured, rois=("B", "A")),
+    )
     keep = [0, 1, 2, 5, 6, 7]
     assert_array_equal(part.read(slice(None)), whole.read(slice(None))[:, keep])
     assert_array_equal(part.space.rois["A"], np.arange(6) < 3)
@@ -207,7 +216,7 @@ def test_bad_folders_and_encoders_are_refused(measured, encoder, folder, tmp_pat
         predicted_study(encoder, tmp_path / "empty", measured)
     other = write_images(tmp_path / "sizes", ["a"], side=8)
     write_images(other, ["b"], side=16)
-    with pytest.raises(InputError, match="expected 8 x 8 pixels, as a.png; found 16 x 16"):
+    with pytest.raises(InputError, match=r"expected 8 x 8 pixels, as a\.png; found 16 x 16"):
         predicted_study(encoder, other, measured)
     assert len(predicted_study(encoder, other, measured, image_side=8).trials) == 2
     broken = shutil.copytree(folder, tmp_path / "broken")
@@ -246,10 +255,19 @@ def test_the_example_of_the_guide_runs(tmp_path):
     (example,) = [block for block in blocks if "predicted_study" in block]
     setting = "\n".join(blocks[0].splitlines()).replace("attention-routing", "pooled-ridge")
     setting = setting[: setting.index("images = ")]
-    write_images(tmp_path / "photos", [f"{kind}/{kind}-{k}" for kind in ("indoor", "outdoor") for k in range(3)], side=64)
+    write_images(
+        tmp_path / "photos",
+        [f"{kind}/{kind}-{k}" for kind in ("indoor", "outdoor") for k in range(3)],
+        side=64,
+    )
     code = f"{setting}\n{example}\nassert study.dataset == 'in-silico' and len(study.trials) == 6\nassert len(profile) == 2"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

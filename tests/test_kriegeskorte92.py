@@ -53,7 +53,10 @@ def test_images_and_matrices_of_the_real_files_are_in_one_order():
     study = KRIEGESKORTE92.open(REAL, "BE", REAL)
     faces = np.flatnonzero(study.stimuli.attributes["face"])
     others = np.flatnonzero(~study.stimuli.attributes["face"])
-    assert mean[np.ix_(faces, faces)].sum() / (len(faces) * (len(faces) - 1)) < 0.9 * mean[np.ix_(faces, others)].mean()
+    assert (
+        mean[np.ix_(faces, faces)].sum() / (len(faces) * (len(faces) - 1))
+        < 0.9 * mean[np.ix_(faces, others)].mean()
+    )
 
 
 def test_rows_are_the_matrix_of_each_session_in_the_order_of_images(tmp_path):
@@ -136,7 +139,9 @@ def finished(tmp_path_factory) -> Path:
 
 
 def scores_of(folder: Path, subject: str):
-    return read_scores(folder / f"out/sub-{subject}/decoding/sub-{subject}_desc-representationalsimilarity_scores.tsv")
+    return read_scores(
+        folder / f"out/sub-{subject}/decoding/sub-{subject}_desc-representationalsimilarity_scores.tsv"
+    )
 
 
 def mean_rdms(folder: Path) -> np.ndarray:
@@ -150,22 +155,30 @@ def test_a_persons_scores_are_those_of_the_formula(finished, tmp_path):
     table = scores_of(finished, "KO")
     rows = table[(table["metric"] == "rsa") & (table["versus"] == "")].set_index("model")
     pixels = squareform(pdist(study.stimuli.images(ids).reshape(40, -1).astype(float), "correlation"))
-    assert_allclose(rows.loc["pixels", "value"], spearmanr(triangle(pixels), triangle(measured[1]))[0], rtol=1e-4)
+    assert_allclose(
+        rows.loc["pixels", "value"], spearmanr(triangle(pixels), triangle(measured[1]))[0], rtol=1e-4
+    )
     features = make_features("tiny-clip:block-1", tmp_path).rows(study.stimuli, ids)[:].astype(float)
     layer = squareform(pdist(features.reshape(40, -1), "correlation"))
     assert_allclose(
-        rows.loc["tiny-clip:block-1", "value"], spearmanr(triangle(layer), triangle(measured[1]))[0], atol=2e-3
+        rows.loc["tiny-clip:block-1", "value"],
+        spearmanr(triangle(layer), triangle(measured[1]))[0],
+        atol=2e-3,
     )
     lower, upper = rsa_noise_ceiling(measured)
     ceilings = table[table["metric"] == "rsa_noise_ceiling"].set_index("scorer")["value"]
-    assert_allclose([ceilings["spearman, lower"], ceilings["spearman, upper"]], [lower[1], upper[1]], rtol=1e-4)
+    assert_allclose(
+        [ceilings["spearman, lower"], ceilings["spearman, upper"]], [lower[1], upper[1]], rtol=1e-4
+    )
     assert_allclose(rows["ceiling"], lower[1], rtol=1e-4)
     between = table[table["metric"] == "rsa_between_sessions"]["value"].item()
     sessions = read_rdms(finished / "data" / RDMS)
     assert_allclose(between, rsa(sessions["KO", 1], sessions["KO", 2]), rtol=1e-4)
     assert ((rows["ci_low"] < rows["value"]) & (rows["value"] < rows["ci_high"])).all()
     gap = table[(table["metric"] == "rsa") & (table["versus"] == "pixels")].iloc[0]
-    assert_allclose(gap["value"], rows.loc["tiny-clip:block-1", "value"] - rows.loc["pixels", "value"], atol=2e-6)
+    assert_allclose(
+        gap["value"], rows.loc["tiny-clip:block-1", "value"] - rows.loc["pixels", "value"], atol=2e-6
+    )
 
 
 def test_the_group_draws_images_and_subjects_and_keeps_every_subject(finished):
@@ -179,7 +192,9 @@ def test_the_group_draws_images_and_subjects_and_keeps_every_subject(finished):
         assert_allclose(both.loc[model, "value"], rows["value"].mean(), rtol=1e-4)
     assert (both["p_value"] == 1 / 1001).all() or both["p_value"].max() < 0.05
     lower, upper = (part.mean() for part in rsa_noise_ceiling(mean_rdms(finished)))
-    ends = table[(table["subject"] == "group") & (table["metric"] == "rsa_noise_ceiling") & table["ci_low"].notna()]
+    ends = table[
+        (table["subject"] == "group") & (table["metric"] == "rsa_noise_ceiling") & table["ci_low"].notna()
+    ]
     ends = ends[ends["ci_over"] == "image"].set_index("scorer")
     assert_allclose(ends["value"][["spearman, lower", "spearman, upper"]], [lower, upper], rtol=1e-4)
     assert_allclose(both["ceiling"], lower, rtol=1e-4)
@@ -187,7 +202,12 @@ def test_the_group_draws_images_and_subjects_and_keeps_every_subject(finished):
 
 def test_the_reports_show_models_between_ceilings(finished):
     page = (finished / "out" / "sub-KO.html").read_text(encoding="utf-8")
-    for words_ in ("Models between noise ceilings", "The matrices", "noise ceiling, lower", "Nothing is fitted"):
+    for words_ in (
+        "Models between noise ceilings",
+        "The matrices",
+        "noise ceiling, lower",
+        "Nothing is fitted",
+    ):
         assert words_ in page
     group = (finished / "out" / "group.html").read_text(encoding="utf-8")
     assert "Representational similarity, all subjects together" in group
@@ -214,7 +234,14 @@ def test_subjects_run_with_other_models_are_not_put_together(finished, tmp_path,
     ],
 )
 def test_wrong_settings_are_one_line(settings, message, finished, tmp_path, capsys):
-    line = ["run", "kriegeskorte92", str(tmp_path / "out"), "participant", "--data-dir", str(finished / "data")]
+    line = [
+        "run",
+        "kriegeskorte92",
+        str(tmp_path / "out"),
+        "participant",
+        "--data-dir",
+        str(finished / "data"),
+    ]
     line += ["--participant-label", "BE", "--work-dir", str(tmp_path / "work")]
     assert main([*line, *(word for setting in settings for word in ("--set", setting))]) == 2
     assert message in capsys.readouterr().err
@@ -222,5 +249,7 @@ def test_wrong_settings_are_one_line(settings, message, finished, tmp_path, caps
 
 def test_a_study_of_responses_is_refused(simulated_folder, tmp_path, capsys):
     line = ["run", "nsd", str(tmp_path / "out"), "participant", "--participant-label", "01"]
-    assert main([*line, "--data-dir", str(simulated_folder), "--workflow", "representational-similarity"]) == 2
+    assert (
+        main([*line, "--data-dir", str(simulated_folder), "--workflow", "representational-similarity"]) == 2
+    )
     assert "expected a study that holds dissimilarities between images" in capsys.readouterr().err

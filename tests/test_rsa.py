@@ -119,7 +119,8 @@ def test_the_interval_covers_the_truth_at_its_level():
     for run in range(runs):
         model, subject = study(25)
         low, high = np.quantile(
-            bootstrap_rsa(model[None], subject[None], over_subjects=False, n_resamples=200, seed=run), [0.025, 0.975]
+            bootstrap_rsa(model[None], subject[None], over_subjects=False, n_resamples=200, seed=run),
+            [0.025, 0.975],
         )
         hits += low <= truth <= high
     assert hits >= 51  # 95 % of 60 is 57; 51 or fewer has a chance below 0.01

@@ -26,7 +26,9 @@ from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_insi
 FILE = "bonner81.npz"
 VECTORS = ("alexnet", "word2vec")
 ARRAYS = ("betas", "roi_index", "roi_names", "categories", *VECTORS)
-CENTRED = "every voxel has mean 0 over all categories in the file, so that held-out ones took part in the centring"
+CENTRED = (
+    "every voxel has mean 0 over all categories in the file, so that held-out ones took part in the centring"
+)
 
 
 class Bonner81:
@@ -188,6 +190,8 @@ def find_regions(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.n
     if not np.issubdtype(index.dtype, np.integer) or not np.isin(index, np.arange(1, len(names) + 1)).all():
         wrong = index[~np.isin(index, np.arange(1, len(names) + 1))]
         raise InputError(
-            path, expected=f"region numbers from 1 to {len(names)}", found=str(wrong[0] if len(wrong) else index.dtype)
+            path,
+            expected=f"region numbers from 1 to {len(names)}",
+            found=str(wrong[0] if len(wrong) else index.dtype),
         )
     return {name: np.asarray(index == number) for number, name in enumerate(names, 1)}

@@ -111,7 +111,11 @@ def predicted_study(
                 f"Predicted, not measured: {name} fitted to {like.dataset} sub-{like.subject} made every response. What it shows is a "
                 "property of that model; it holds for a brain only as far as the model does.",
                 "Predictions have no noise and no repeats: significance tests that treat them as trials mean nothing.",
-                *([f"{int(silent[keep].sum())} units without a model are 0 and not valid."] if silent[keep].any() else []),
+                *(
+                    [f"{int(silent[keep].sum())} units without a model are 0 and not valid."]
+                    if silent[keep].any()
+                    else []
+                ),
             ],
         },
     )
@@ -142,7 +146,9 @@ def mark_space(space: Space, keep: np.ndarray | None = None) -> Space:
         left[left], right[right] = chosen[:n_left], chosen[n_left:]
         return replace(space, left=left, right=right, rois=rois)
     raise InputError(
-        "`rois`", expected="voxels, vertices or units, to keep some of", found=str(space.describe().get("kind"))
+        "`rois`",
+        expected="voxels, vertices or units, to keep some of",
+        found=str(space.describe().get("kind")),
     )
 
 

@@ -121,7 +121,10 @@ class Kriegeskorte92:
             images = study.stimuli.images(list(study.stimuli.ids))
         except InputError as error:
             return [*lines, FileCheck(IMAGES, "bad", f"{error.found} instead of {error.expected}")]
-        return [*lines, FileCheck(IMAGES, "ok", f"{len(images)} images of {images.shape[2]} x {images.shape[1]}")]
+        return [
+            *lines,
+            FileCheck(IMAGES, "ok", f"{len(images)} images of {images.shape[2]} x {images.shape[1]}"),
+        ]
 
 
 KRIEGESKORTE92 = Kriegeskorte92()
@@ -160,7 +163,9 @@ class ObjectImages:
             raise InputError(
                 self.path,
                 expected="stimuli_92objs with image, category, human, face, animal and natural",
-                found=f"{len(self._objects)} without {', '.join(missing)}" if missing else str(len(self._objects)),
+                found=f"{len(self._objects)} without {', '.join(missing)}"
+                if missing
+                else str(len(self._objects)),
             )
         return self._objects
 
@@ -177,7 +182,12 @@ class ObjectImages:
     def _pixels(self) -> np.ndarray:
         found = [np.asarray(one["image"]) for one in self._objects]
         for number, image in enumerate(found, 1):
-            if image.dtype != np.uint8 or image.shape != found[0].shape or image.ndim != 3 or image.shape[2] != 3:
+            if (
+                image.dtype != np.uint8
+                or image.shape != found[0].shape
+                or image.ndim != 3
+                or image.shape[2] != 3
+            ):
                 raise InputError(
                     self.path,
                     expected=f"images of uint8 of shape (height, width, 3), as the first is {found[0].shape}",
@@ -190,7 +200,9 @@ class ObjectImages:
         at = {stimulus_id: k for k, stimulus_id in enumerate(self.ids)}
         unknown = [i for i in ids if i not in at]
         if unknown:
-            raise UnknownName("stimulus id", expected=f"{self.ids[0]} to {self.ids[-1]}", found=repr(unknown[0]))
+            raise UnknownName(
+                "stimulus id", expected=f"{self.ids[0]} to {self.ids[-1]}", found=repr(unknown[0])
+            )
         return np.asarray(self._pixels[[at[i] for i in ids]])
 
     def captions(self, stimulus_id: str) -> list[str]:
@@ -213,7 +225,9 @@ def read_rdms(path: Path) -> dict[tuple[str, int], np.ndarray]:
         entries = np.ravel(loadmat(str(path), variable_names=["RDMs"])["RDMs"])
         named = [(str(np.ravel(one["name"])[0]), np.asarray(one["RDM"], np.float64)) for one in entries]
     except (*DAMAGED, NotImplementedError) as error:
-        raise InputError(path, expected="a MATLAB file with RDMs of name and RDM", found=one_line(error)) from error
+        raise InputError(
+            path, expected="a MATLAB file with RDMs of name and RDM", found=one_line(error)
+        ) from error
     found: dict[tuple[str, int], np.ndarray] = {}
     for name, rdm in named:
         match = NAME.fullmatch(name)

@@ -25,7 +25,9 @@ def nine_fold_by_category(
 ) -> list[Split]:
     """Hold out each ninth of the categories in turn, dealt out by `seed`; all else is fitted on the others."""
     names = _names(studies)
-    return _hold_out("9-fold-by-category", studies, names, group_folds(names, N_FOLDS, seed=seed), (VALIDATED,))
+    return _hold_out(
+        "9-fold-by-category", studies, names, group_folds(names, N_FOLDS, seed=seed), (VALIDATED,)
+    )
 
 
 def loo_centred(

@@ -43,7 +43,9 @@ def leave_one_out_hat(X: ArrayLike, *, alpha: float, intercept: bool) -> NDArray
     check_shape("X", rows, "rows features")
     check_finite("`X`", rows)
     if len(rows) < 3 or not (alpha > 0 and np.isfinite(alpha)):
-        raise InputError("`X`, `alpha`", expected="three rows and a positive penalty", found=f"{len(rows)}, {alpha}")
+        raise InputError(
+            "`X`, `alpha`", expected="three rows and a positive penalty", found=f"{len(rows)}, {alpha}"
+        )
     centred = rows - rows.mean(axis=0)
     gram = centred.T @ centred
     penalty = alpha * np.trace(gram) / len(gram)

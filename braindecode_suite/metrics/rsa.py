@@ -215,7 +215,9 @@ def check_rdms(name: str, rdms: ArrayLike) -> Floats:
     check_shape(name, found, "matrices images images", images=found.shape[-1])
     check_finite(f"`{name}`", found)
     if found.shape[1] < 3 or not len(found) or not np.allclose(found, found.swapaxes(1, 2)):
-        raise InputError(f"`{name}`", expected="a symmetric matrix of at least 3 images", found="another matrix")
+        raise InputError(
+            f"`{name}`", expected="a symmetric matrix of at least 3 images", found="another matrix"
+        )
     return found
 
 
@@ -301,6 +303,9 @@ def _scores(a: Floats, b: Floats, method: Method, copies: np.ndarray | None = No
 def _ceilings(data: Floats, method: Method, copies: np.ndarray | None = None) -> tuple[Floats, Floats]:
     levelled = standardise_rows(data)[0] if method == "pearson" else rankdata(data, axis=1)
     total, n = levelled.sum(axis=0), len(data)
-    lower = [_scores((total - own)[None] / (n - 1), row[None], method, copies)[0, 0] for own, row in zip(levelled, data, strict=True)]
+    lower = [
+        _scores((total - own)[None] / (n - 1), row[None], method, copies)[0, 0]
+        for own, row in zip(levelled, data, strict=True)
+    ]
     upper = _scores(total[None] / n, data, method, copies)[0]
     return np.array(lower), upper

@@ -132,9 +132,7 @@ def group_context(output_dir: Path, workflow: str) -> dict[str, Any]:
         ],
         "figures": figures,
         "ceiling": ceiling_note(group, simulated=any(results.simulated for results in subjects)),
-        "panels": [
-            panel for panel in (group_similarity_panel(group, subjects, facts),) if panel is not None
-        ],
+        "panels": [panel for panel in (group_similarity_panel(group, subjects, facts),) if panel is not None],
         "groups": full_table(group),
         "n_rows": len(group),
         "group_file": file.name,

@@ -74,7 +74,9 @@ def group_similarity_panel(
         parts=[
             Part(
                 title="Models between noise ceilings",
-                figure=model_figure("similarity-group", main, _ceilings(together, method), models, method, each),
+                figure=model_figure(
+                    "similarity-group", main, _ceilings(together, method), models, method, each
+                ),
                 table=score_table(both[both["versus"] == ""], models),
                 look_for="intervals draw images and subjects together. With few subjects they are honest about these few, not about all people.",
             ),
@@ -104,21 +106,38 @@ def model_figure(
             row, y = where(rows, model=model).iloc[0], len(order) - 1 - k
             axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=SERIES[0], linewidth=2.6)
             axis.plot([row["value"]], [y], "o", color=SERIES[0], markersize=7)
-            axis.plot([row["chance"]], [y], "|", color=MUTED, markersize=14, markeredgewidth=1.8, label=None if k else "chance")
+            axis.plot(
+                [row["chance"]],
+                [y],
+                "|",
+                color=MUTED,
+                markersize=14,
+                markeredgewidth=1.8,
+                label=None if k else "chance",
+            )
             if each is not None:
                 own = where(each, model=model)["value"]
-                axis.plot(own, [y + 0.22] * len(own), ".", color=SERIES[1], markersize=7, label=None if k else "each subject")
+                axis.plot(
+                    own,
+                    [y + 0.22] * len(own),
+                    ".",
+                    color=SERIES[1],
+                    markersize=7,
+                    label=None if k else "each subject",
+                )
         axis.axvline(0, color=MUTED, linestyle="--", linewidth=1.0)
-        axis.set_yticks([len(order) - 1 - k for k in range(len(order))], [model_title(model) for model in order])
+        axis.set_yticks(
+            [len(order) - 1 - k for k in range(len(order))], [model_title(model) for model in order]
+        )
         axis.set_ylim(-0.6, len(order) - 0.3)
         axis.set_xlabel(f"{METHOD_TITLES.get(method, method)} with the measured dissimilarities")
         axis.grid(axis="y", visible=False)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=3, fontsize=9.5)
-    values = "; ".join(
-        f"{model} {number(where(rows, model=model).iloc[0]['value'])}" for model in order
-    )
+    values = "; ".join(f"{model} {number(where(rows, model=model).iloc[0]['value'])}" for model in order)
     band = (
-        f", noise ceilings {number(ceilings['lower']['value'])} and {number(ceilings['upper']['value'])}" if ceilings else ""
+        f", noise ceilings {number(ceilings['lower']['value'])} and {number(ceilings['upper']['value'])}"
+        if ceilings
+        else ""
     )
     over = str(rows["ci_over"].iloc[0]) if len(rows) else "image"
     words = "images and subjects" if "subject" in over else "images"

@@ -52,7 +52,11 @@ def vectors_panel(results: Results) -> Panel | None:
     ]
     if (shares["scorer"].str.contains(SHARE)).any():
         parts.append(
-            Part(title="Which vectors explain what", figure=share_figure(shares, order), table=share_table(shares, order))
+            Part(
+                title="Which vectors explain what",
+                figure=share_figure(shares, order),
+                table=share_table(shares, order),
+            )
         )
     if (gaps["versus"] != "").any():
         parts.append(
@@ -62,7 +66,12 @@ def vectors_panel(results: Results) -> Panel | None:
                 look_for="intervals above zero: what the other set adds. Below zero: what its weights cost where it has nothing to say.",
             )
         )
-    parts.append(Part(title="Identification of the category", table=identification_table(where(plain, metric="pattern_identification"), order)))
+    parts.append(
+        Part(
+            title="Identification of the category",
+            table=identification_table(where(plain, metric="pattern_identification"), order),
+        )
+    )
     if len(loo):
         parts.append(
             Part(
@@ -89,8 +98,23 @@ def region_figure(r: pd.DataFrame, order: Sequence[str], models: Sequence[str]) 
                     continue
                 row, y = own.iloc[0], len(order) - 1 - place + offsets[k]
                 axis.plot([row["ci_low"], row["ci_high"]], [y, y], color=SERIES[k % 6], linewidth=2.2)
-                axis.plot([row["value"]], [y], "o", color=SERIES[k % 6], markersize=5.5, label=model_title(name) if not place else None)
-                axis.plot([row["chance"]], [y], "|", color=MUTED, markersize=10, markeredgewidth=1.6, label="chance" if not place and not k else None)
+                axis.plot(
+                    [row["value"]],
+                    [y],
+                    "o",
+                    color=SERIES[k % 6],
+                    markersize=5.5,
+                    label=model_title(name) if not place else None,
+                )
+                axis.plot(
+                    [row["chance"]],
+                    [y],
+                    "|",
+                    color=MUTED,
+                    markersize=10,
+                    markeredgewidth=1.6,
+                    label="chance" if not place and not k else None,
+                )
         axis.axvline(0, color=MUTED, linestyle="--", linewidth=1.0)
         axis.set_yticks([len(order) - 1 - k for k in range(len(order))], list(order))
         axis.set_xlabel("mean r over the region's voxels")
@@ -145,27 +169,31 @@ def share_figure(shares: pd.DataFrame, order: Sequence[str]) -> FigureBlock:
         for k, name in enumerate(names):
             own = shares[shares["scorer"].str.endswith(SHARE + name)].set_index("roi").reindex(list(order))
             y = np.arange(len(order))[::-1] + offsets[k]
-            axis.barh(y, own["value"], height=0.8 / len(names) * 0.9, color=SERIES[k % 6], alpha=0.85, label=name)
+            axis.barh(
+                y, own["value"], height=0.8 / len(names) * 0.9, color=SERIES[k % 6], alpha=0.85, label=name
+            )
             axis.hlines(y, own["ci_low"], own["ci_high"], color=MUTED, linewidth=1.6)
         axis.axvline(0, color=MUTED, linewidth=1.0)
         axis.set_yticks(np.arange(len(order))[::-1], list(order))
         axis.set_xlabel("share of the variance over held-out categories")
         axis.grid(axis="y", visible=False)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=len(names), fontsize=9.5)
-    first = {
-        roi: max(names, key=lambda name: _share(shares, roi, name)) for roi in order if roi != ALL_UNITS
-    }
+    first = {roi: max(names, key=lambda name: _share(shares, roi, name)) for roi in order if roi != ALL_UNITS}
     return draw(
         "vectors-shares",
         figure,
-        "Explained variance split over sets of vectors; the larger share is " + ", ".join(f"{roi}: {name}" for roi, name in first.items()) + ".",
+        "Explained variance split over sets of vectors; the larger share is "
+        + ", ".join(f"{roi}: {name}" for roi, name in first.items())
+        + ".",
         "Variance explained by the banded model, split over its sets of vectors (product measure; shares add up), with 95\u00a0% intervals over categories.",
         "which set carries which region. A share below zero makes up for the other set.",
     )
 
 
 def _share(shares: pd.DataFrame, roi: str, name: str) -> float:
-    return float(shares[(shares["roi"] == roi) & shares["scorer"].str.endswith(SHARE + name)]["value"].iloc[0])
+    return float(
+        shares[(shares["roi"] == roi) & shares["scorer"].str.endswith(SHARE + name)]["value"].iloc[0]
+    )
 
 
 def share_table(shares: pd.DataFrame, order: Sequence[str]) -> Table:
@@ -267,5 +295,7 @@ def vectors_sentence(results: Results) -> str:
     words += f"{number(row['value'])} {interval(row['ci_low'], row['ci_high'])} over all voxels (chance {number(row['chance'])}, "
     words += f"p = {p_text(row['p_value'])})"
     if len(rois):
-        words += f"; above chance in {len(above)} of {len(rois)} regions" + (f": {listed(above)}" if above else "")
+        words += f"; above chance in {len(above)} of {len(rois)} regions" + (
+            f": {listed(above)}" if above else ""
+        )
     return words + "."

@@ -103,9 +103,7 @@ class _Room:
 
     def identified(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Return, for each set and measured pattern, the share of other stimuli's predictions that are less like it."""
-        return np.stack(
-            [two_way_identification(predicted[:, m], truth[:, m]) for m in self.sets.values()]
-        )
+        return np.stack([two_way_identification(predicted[:, m], truth[:, m]) for m in self.sets.values()])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,7 +176,9 @@ class EncodeVectorsWorkflow:
                 hint="encoding models of images are another workflow",
             )
         if len(study.responses.shape) != 2:
-            raise InputError(where, expected="responses of shape (trials, units)", found=str(study.responses.shape))
+            raise InputError(
+                where, expected="responses of shape (trials, units)", found=str(study.responses.shape)
+            )
         if study.trials["stimulus_id"].duplicated().any():
             raise InputError(where, expected="one response to each stimulus", found="repeats")
         for name in config.features:
@@ -254,15 +254,17 @@ class EncodeVectorsWorkflow:
             r, identified, shares = [], [], []
             for start in range(0, n_refits, AT_ONCE):
                 some_orders = orders[start : start + AT_ONCE]
-                found = out_of_fold_relabelled(
-                    vectors, room.truth, some_orders, splits, **self._settings()
-                )
+                found = out_of_fold_relabelled(vectors, room.truth, some_orders, splits, **self._settings())
                 for order, one in zip(some_orders, found, strict=True):
                     truth = room.truth[order]
                     r.append(room.means(encoding_r(truth, one.predicted)))
                     identified.append(room.identified(one.predicted, truth).mean(axis=1))
                     shares.append(room.means(encoding_r2_split(truth, one.parts)))
-            return {"r": np.stack(r), "identified": np.stack(identified), "shares": np.stack(shares, axis=1)}, {}
+            return {
+                "r": np.stack(r),
+                "identified": np.stack(identified),
+                "shares": np.stack(shares, axis=1),
+            }, {}
 
         key = {**self._key(room, splits, some), "n_refits": n_refits}
         arrays, _ = steps.arrays(f"relabel and refit {name}", key, compute)
@@ -296,7 +298,11 @@ class EncodeVectorsWorkflow:
         spread = room.means(resampled_r(room.truth, fitted.predicted, weights))
         r, ident = [], []
         for k, roi in enumerate(room.sets):
-            r.append(with_test(replace(base, roi=roi), value[k], interval(spread[:, k]), null.r[:, k], len(room.truth)))
+            r.append(
+                with_test(
+                    replace(base, roi=roi), value[k], interval(spread[:, k]), null.r[:, k], len(room.truth)
+                )
+            )
         for k, (roi, values) in enumerate(
             zip(room.sets, room.identified(fitted.predicted, room.truth), strict=True)
         ):
@@ -430,14 +436,26 @@ class EncodeVectorsWorkflow:
     ) -> dict[str, Any]:
         config, card = self.config, self.job.dataset.card
         widths = {name: rows.shape[1] for name, rows in room.vectors.items()}
-        recipe = [{"name": "centre", "scope": "train", "by": "each fold, vectors and responses", "split": self.protocol}]
+        recipe = [
+            {
+                "name": "centre",
+                "scope": "train",
+                "by": "each fold, vectors and responses",
+                "split": self.protocol,
+            }
+        ]
         if config.leave_one_out:
             recipe.append(
-                {"name": "centre", "scope": "heldout-block", "by": "all categories, once", "split": config.leave_one_out}
+                {
+                    "name": "centre",
+                    "scope": "heldout-block",
+                    "by": "all categories, once",
+                    "split": config.leave_one_out,
+                }
             )
         return {
             "seeds": [self.job.seed],
-            "study": study_facts(room.study, splits[0]),
+            "study": study_facts(room.study, splits[0]) | {"repeats": {"1": len(room.truth)}},
             "splits": cards,
             "recipe": recipe,
             "models": [
@@ -493,9 +511,7 @@ def corrected(rows: Sequence[Score]) -> list[Score]:
     return result
 
 
-def methods(
-    config: EncodeVectorsConfig, room: _Room, splits: Sequence[Split], protocol: str
-) -> list[str]:
+def methods(config: EncodeVectorsConfig, room: _Room, splits: Sequence[Split], protocol: str) -> list[str]:
     """Return paragraphs that say what was done."""
     names = " and ".join(f"{name} ({rows.shape[1]})" for name, rows in room.vectors.items())
     found = [

@@ -104,8 +104,6 @@ def out_of_fold_relabelled(
         warnings.simplefilter("ignore", GridEdgeWarning)  # nothing is to be predicted
         found = out_of_fold(vectors, side_by_side, splits, **settings)
     return [
-        OutOfFold(
-            predicted=found.predicted[:, k : k + n_units], parts=found.parts[:, :, k : k + n_units]
-        )
+        OutOfFold(predicted=found.predicted[:, k : k + n_units], parts=found.parts[:, :, k : k + n_units])
         for k in range(0, side_by_side.shape[1], n_units)
     ]

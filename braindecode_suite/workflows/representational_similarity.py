@@ -175,10 +175,14 @@ class SimilarityWorkflow:
         if len(sessions) == 2:
             first, second = sessions.values()
             reliability = rsa(first, second, method=method)
-            rows.append(replace(base, metric="rsa_between_sessions", ceiling=None, ci_over="", value=reliability))
+            rows.append(
+                replace(base, metric="rsa_between_sessions", ceiling=None, ci_over="", value=reliability)
+            )
         return rows
 
-    def _facts(self, study: Study, sessions: Mapping[int, np.ndarray], targets: Mapping[str, str]) -> dict[str, Any]:
+    def _facts(
+        self, study: Study, sessions: Mapping[int, np.ndarray], targets: Mapping[str, str]
+    ) -> dict[str, Any]:
         card, provenance = self.job.dataset.card, dict(study.provenance)
         n_images = len(next(iter(sessions.values())))
         return {
@@ -198,11 +202,15 @@ class SimilarityWorkflow:
             "similarity": {"method": self.config.method, "models": list(targets)},
             "methods": _words(self.config, n_images, len(sessions)),
             "citations": [{"text": card.citation, "url": ""}, *CITATIONS],
-            "notes": ["Nothing is fitted: there is no split. Two layers that are alike in similarity may still differ in what they encode."],
+            "notes": [
+                "Nothing is fitted: there is no split. Two layers that are alike in similarity may still differ in what they encode."
+            ],
         }
 
     @classmethod
-    def group_scores(cls, output_dir: Path, subjects: Sequence[str], seed: int) -> tuple[list[Score], dict[str, Any]]:
+    def group_scores(
+        cls, output_dir: Path, subjects: Sequence[str], seed: int
+    ) -> tuple[list[Score], dict[str, Any]]:
         """Return the rows of all subjects together: images and subjects drawn, images relabelled, both ceilings.
 
         Raises
@@ -220,9 +228,16 @@ class SimilarityWorkflow:
             first = stored[subjects[0]]
             for name in ("ids", "models", "model_rdms"):
                 if not np.array_equal(stored[subject][name], first[name]):
-                    raise InputError(path, expected=f"the {name} of sub-{subjects[0]}", found="others", hint="run all subjects again")
+                    raise InputError(
+                        path,
+                        expected=f"the {name} of sub-{subjects[0]}",
+                        found="others",
+                        hint="run all subjects again",
+                    )
         first, told = stored[subjects[0]], facts[subjects[0]]
-        config = SimilarityConfig(**{k: v for k, v in told["config"].items() if k in SimilarityConfig.model_fields})
+        config = SimilarityConfig(
+            **{k: v for k, v in told["config"].items() if k in SimilarityConfig.model_fields}
+        )
         models = dict(zip([str(name) for name in first["models"]], first["model_rdms"], strict=True))
         targets = {str(row["name"]): str(row["features"]) for row in told["models"]}
         measured = np.stack([stored[subject]["measured"] for subject in subjects])
@@ -231,7 +246,9 @@ class SimilarityWorkflow:
             base = replace(_base("group", method, measured.shape[1], None), n_subjects=len(subjects))
             ends = {}
             if len(subjects) > 1:
-                drawn = bootstrap_noise_ceiling(measured, method=method, n_resamples=config.n_bootstrap, seed=seed)
+                drawn = bootstrap_noise_ceiling(
+                    measured, method=method, n_resamples=config.n_bootstrap, seed=seed
+                )
                 observed = rsa_noise_ceiling(measured, method=method)
                 for name, value, spread in zip(("lower", "upper"), observed, drawn, strict=True):
                     low, high = np.quantile(spread, [0.025, 0.975])
@@ -244,9 +261,19 @@ class SimilarityWorkflow:
                         ci_high=float(high),
                     )
             lower = ends["lower"].value if ends else None
-            both = replace(base, ceiling=lower, scorer=f"{method}, {DRAWN_TOGETHER}", ci_over="image and subject")
+            both = replace(
+                base, ceiling=lower, scorer=f"{method}, {DRAWN_TOGETHER}", ci_over="image and subject"
+            )
             rows += model_rows(
-                both, np.stack(list(models.values())), measured, models, targets, method, config, seed, over_subjects=True
+                both,
+                np.stack(list(models.values())),
+                measured,
+                models,
+                targets,
+                method,
+                config,
+                seed,
+                over_subjects=True,
             )
             rows += ends.values()
         return rows, {"similarity": {"method": config.method, "models": list(models)}}
@@ -263,7 +290,7 @@ def session_rdms(study: Study) -> dict[int, np.ndarray]:
     found = {}
     for session in sorted(study.trials["session"].unique()):
         rows = np.flatnonzero(study.trials["session"].to_numpy() == session)
-        at = {stimulus: row for stimulus, row in zip(study.stimulus_ids[rows], rows, strict=True)}
+        at = dict(zip(study.stimulus_ids[rows], rows, strict=True))
         found[int(session)] = study.read(np.array([at[i] for i in study.stimuli.ids])).astype(np.float64)
     return found
 
