@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,3 +168,14 @@ def test_different_lengths_are_one_line() -> None:
         RidgeCV().fit(torch.zeros(60), torch.zeros(60))
     with pytest.raises(InputError, match=r"`y`: expected shape \(rows=60, targets=4\); found \(60, 3\)"):
         RidgeCV().fit(X, Y).score(X, Y[:, 1:])
+
+
+def test_the_example_of_the_guide_runs_and_finds_the_layer_that_counts() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "ridge.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", guide, flags=re.DOTALL):
+        exec(code, names)
+    assert names["r"].shape == (8,)
+    assert names["r"].min() > 0.7
+    first, second = names["shares"].mean(axis=1)
+    assert first > 0.5 > 0.05 > abs(second)

@@ -62,7 +62,9 @@ class Results:
         ``OUTPUT_DIR`` and ``OUTPUT_DIR/sub-XX/decoding``.
     subject, workflow : str
     scores : DataFrame
-        The score table, empty if there is none.
+        The score table at all data, empty if there is none.
+    first_minutes : DataFrame
+        The rows of the table that were trained on the first minutes of the recording.
     facts : dict
         Everything textual; empty if there is none.
     retrieval, images, history, predictions : DataFrame or None
@@ -79,12 +81,19 @@ class Results:
     workflow: str
     scores: pd.DataFrame
     facts: Mapping[str, Any]
+    first_minutes: pd.DataFrame = field(default_factory=lambda: scores_table([]))
     retrieval: pd.DataFrame | None = None
     images: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
     mask: Path | None = None
     maps: Mapping[str, StatMap] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Every row of the score table, those of the first minutes last."""
+        parts = [part for part in (self.scores, self.first_minutes) if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else self.scores
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -127,12 +136,17 @@ class Results:
         )
 
     def reason(self, *words: str) -> str:
-        """Return why something is missing: the detail of a skipped or failed step that any of `words` names."""
-        for step in map(mapping, sequence(self.facts.get("steps"))):
-            named = any(word in str(step.get("name", "")).lower() for word in words)
-            if named and step.get("status") in ("skipped", "failed"):
-                detail = str(step.get("detail", "")).strip().rstrip(".")
-                return f"step '{step.get('name')}' {step['status']}" + (f": {detail}." if detail else ".")
+        """Return why something is missing: the detail of the skipped or failed step that the first of `words` names, or the next."""
+        missed = [
+            step
+            for step in map(mapping, sequence(self.facts.get("steps")))
+            if step.get("status") in ("skipped", "failed")
+        ]
+        for word in words:
+            for step in missed:
+                if word in str(step.get("name", "")).lower():
+                    detail = str(step.get("detail", "")).strip().rstrip(".")
+                    return f"step '{step.get('name')}' {step['status']}" + (f": {detail}." if detail else ".")
         return ""
 
 
@@ -186,12 +200,15 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
         )
     mask = folder / f"{stem}_mask.nii.gz"
     facts = read_json(facts_path) if facts_path.is_file() else {}
+    table = read_scores(scores_path) if scores_path.is_file() else scores_table([])
+    part = table["minutes"].notna()
     return Results(
         output_dir=Path(output_dir),
         folder=folder,
         subject=subject,
         workflow=workflow,
-        scores=read_scores(scores_path) if scores_path.is_file() else scores_table([]),
+        scores=table[~part].reset_index(drop=True),
+        first_minutes=table[part].reset_index(drop=True),
         facts=facts,
         retrieval=read_table(folder / f"{stem}_retrieval.tsv", ("stimulus_id", "rank", "gallery")),
         images=read_table(folder / f"{stem}_images.tsv", ("stimulus_id", "control", "path")),

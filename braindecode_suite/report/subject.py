@@ -14,6 +14,7 @@ from braindecode_suite.report.classification import classification
 from braindecode_suite.report.data_card import data_card
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
 from braindecode_suite.report.figures import FigureBlock, identification_forest, learning_curves, rank_figure
+from braindecode_suite.report.minutes import minutes_section
 from braindecode_suite.report.render import render
 from braindecode_suite.report.results import Results, mapping, read_results, sequence
 from braindecode_suite.report.selection import pick
@@ -120,8 +121,9 @@ def subject_context(results: Results) -> dict[str, Any]:
         "no_oracle": results.reason("oracle")
         or "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification.",
         "ceiling": ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle")),
-        "groups": full_table(results.scores),
-        "n_rows": len(results.scores),
+        "minutes": minutes_section(results),
+        "groups": full_table(results.table),
+        "n_rows": len(results.table),
         "legend": controls_legend(results.scores),
         "methods": [str(text) for text in sequence(facts.get("methods"))],
         "citations": [_citation(item) for item in sequence(facts.get("citations"))],

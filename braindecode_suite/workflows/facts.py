@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from braindecode_suite.core.protocols import DatasetCard
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.duplicates import near_duplicate_ids, perceptual_hashes
 from braindecode_suite.metrics.retrieval import CSLS_NEIGHBOURS
+from braindecode_suite.workflows.brain_maps import BrainMap
 
 CITATIONS: Mapping[str, dict[str, str]] = {
     "mindeye": {
@@ -73,6 +76,28 @@ def study_facts(study: Study, split: Split) -> dict[str, Any]:
         facts["ncsnr_median"] = float(np.median(finite)) if len(finite) else None
         facts["ncsnr_source"] = study.noise.source
     return facts
+
+
+def kept_map(recipes: Sequence[Recipe | None]) -> dict[str, BrainMap]:
+    """Return the map ``singletrialceiling`` that units were kept by, averaged over folds.
+
+    Empty where no recipe keeps reliable units only; 0 where a unit never varies.
+    """
+    last = [recipe.steps[-1] for recipe in recipes if recipe is not None and recipe.steps]
+    shares = [step.share for step in last if isinstance(step, KeepReliable) and step.share is not None]
+    if not shares:
+        return {}
+    least = min(step.threshold for step in last if isinstance(step, KeepReliable))
+    return {
+        "singletrialceiling": BrainMap(
+            values=np.asarray(np.nan_to_num(shares).mean(axis=0), np.float32),
+            title="Signal in single trials",
+            units="share of variance",
+            description="Noise ceiling of a single trial, estimated without rectification from the repeats of the training part"
+            f"{f', the mean over {len(shares)} folds' if len(shares) > 1 else ''}. Units of at least {least:g} were kept for decoding.",
+            diverging=True,
+        )
+    }
 
 
 def is_plain(value: Any) -> bool:
@@ -216,6 +241,11 @@ def _recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                     if step["scope"] == "train"
                     else "all rows of held-out blocks (transductive)."
                 )
+            )
+        elif step["name"] == "keep-reliable":
+            words.append(
+                f"{step['kept']} of {step['of']} units were kept: those whose single trials are signal to at least "
+                f"{step['threshold']:g} of their variance, estimated without rectification from the repeats of training images."
             )
         else:
             words.append(f"{step['name']}: {', '.join(f'{k} {v}' for k, v in step.items() if k != 'name')}.")

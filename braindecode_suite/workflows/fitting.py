@@ -19,6 +19,7 @@ from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe, Step, ZScore
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
@@ -118,10 +119,27 @@ def study_identity(study: Study) -> dict[str, Any]:
     }
 
 
-def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
-    """Fit the preprocessing on the split's training rows."""
+def prepare(
+    study: Study, split: Split, zscore_by: str | None, keep_reliable: float | None = None
+) -> Prepared:
+    """Fit the preprocessing on the split's training rows.
+
+    Parameters
+    ----------
+    study : Study
+    split : Split
+    zscore_by : str or None
+        Column within which units are z-scored. Where the first minutes of a recording leave blocks without training rows,
+        those blocks are normalised by label-free statistics of their own (transductive, and printed as such).
+    keep_reliable : float or None
+        Least single-trial noise ceiling of the units that are kept, from repeats of training images; None keeps all.
+    """
     split.check_training_size()
-    steps: list[Step] = [ZScore(by=zscore_by)] if zscore_by is not None else []
+    steps: list[Step] = []
+    if zscore_by is not None:
+        steps.append(ZScore(by=zscore_by, scope=_scope(study, split, zscore_by)))
+    if keep_reliable is not None:
+        steps.append(KeepReliable(keep_reliable))
     recipe = Recipe(tuple(steps))
     prepared = study.prepared(recipe, split.train[0])
     ids = {
@@ -129,6 +147,16 @@ def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
         for part in ("train", "validation", "test")
     }
     return Prepared(study=prepared, split=split, stimulus_ids=ids)
+
+
+def _scope(study: Study, split: Split, column: str) -> str:
+    """Return how blocks are z-scored: by training rows, unless the first minutes leave some without."""
+    if split.minutes is None:
+        return "train"
+    blocks = study.trials[column].to_numpy()
+    known, counts = np.unique(blocks[split.train[0]], return_counts=True)
+    read = np.concatenate([split.train[0], split.validation[0], split.test[0]])
+    return "train" if np.isin(blocks[read], known[counts > 1]).all() else "heldout-block"
 
 
 def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Config:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from braindecode_suite.metrics.permutation import MIN_REFITS
-from braindecode_suite.workflows.job import Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.job import MinutesConfig, Permutations, Resamples, Share
 
 
-class MindEyeWorkflowConfig(WorkflowConfig):
+class MindEyeWorkflowConfig(MinutesConfig):
     """What is fitted, drawn and scored.
 
     Attributes
@@ -19,6 +19,9 @@ class MindEyeWorkflowConfig(WorkflowConfig):
         Seeds of the deep encoder; images and their controls are of the first.
     zscore_by : {'session', 'run'} or None
         Column within which units are z-scored by training rows; None leaves them as released.
+    keep_reliable : float or None
+        Least share of signal in single trials (their noise ceiling, from repeats of training images) of the units that are
+        kept; None keeps all.
     encoder, encoder_preset : str
         By default the encoder's first preset.
     encoder_settings : dict
@@ -57,6 +60,7 @@ class MindEyeWorkflowConfig(WorkflowConfig):
 
     n_seeds: PositiveInt = 3
     zscore_by: Literal["session", "run"] | None = "session"
+    keep_reliable: Share | None = None
     encoder: str = "mindeye"
     encoder_preset: str = ""
     encoder_settings: dict[str, Any] = Field(default_factory=dict)
