@@ -70,8 +70,9 @@ def write_kriegeskorte92(
                 "image": image,
             }
         )
-    types = np.dtype([(name, object) for name in ("RDM", "name", "color")])
-    table = np.array([tuple(entry[name] for name in types.names) for entry in entries], types)
+    names = ("RDM", "name", "color")
+    types = np.dtype([(name, object) for name in names])
+    table = np.array([tuple(entry[name] for name in names) for entry in entries], types)
     savemat(folder / RDMS, {"RDMs": table.reshape(1, len(subjects), 2)}, do_compression=True)
     fields = np.dtype([(name, object) for name in objects[0]])
     shown = np.array([tuple(one.values()) for one in objects], fields)

@@ -189,7 +189,7 @@ def test_units_without_a_model_are_not_valid_and_counted(measured, encoder, fold
             found[:, 2] = np.nan
             return found
 
-    study = predicted_study(Silent(), folder, measured)  # type: ignore[arg-type]
+    study = predicted_study(Silent(), folder, measured)
     assert study.valid.tolist() == [True, True, False, True, True, True, True, True]
     assert_array_equal(study.read(slice(None))[:, 2], 0)
     assert "1 units without a model are 0 and not valid." in study.provenance["warnings"]
@@ -242,7 +242,7 @@ def test_spaces_of_every_kind_are_marked_or_cut():
     left, right = np.zeros((2, 642), bool)
     left[:2] = right[:2] = True
     surface = mark_space(SurfaceSpace(left, right, mesh="fsaverage3"), keep)
-    assert (int(surface.left.sum()), int(surface.right.sum())) == (1, 2)  # type: ignore[attr-defined]
+    assert (int(surface.left.sum()), int(surface.right.sum())) == (1, 2)
     parcels = ParcelSpace("five", ("a", "b", "c", "d"), 0.8)
     assert mark_space(parcels).describe() != parcels.describe()
     with pytest.raises(InputError, match="to keep some of"):

@@ -78,11 +78,12 @@ def predicted_study(
         check_shape("encoder", part, axes, images=len(part), units=like.n_units)
         parts.append(np.asarray(part, np.float32))
     responses = np.concatenate(parts)
-    silent = ~np.isfinite(responses).reshape(len(ids), like.n_units, -1).all(axis=(0, 2))
+    finite = np.isfinite(responses).reshape(len(ids), like.n_units, -1)
+    silent = np.asarray(~finite.all(axis=(0, 2)))
     responses[:, silent] = 0.0
     keep = np.ones(like.n_units, bool)
     if rois:
-        keep = np.any([like.space.rois[name] for name in rois], axis=0)
+        keep = np.asarray(np.any([like.space.rois[name] for name in rois], axis=0))
         if not keep.any():
             raise InputError("`rois`", expected="regions with units", found=f"none in {', '.join(rois)}")
     valid = ~silent if like.valid is None else ~silent & like.valid

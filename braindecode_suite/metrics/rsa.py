@@ -146,7 +146,8 @@ def bootstrap_rsa(
         if over_subjects:
             weights = rng.multinomial(n_subjects, weights) / n_subjects
         there = weights > 0
-        scores = _scores(*_resampled(drawn, a, b[there]), method, copies=_pair_numbers(drawn, n_images))
+        first, second = _resampled(drawn, a, b[there])
+        scores = _scores(first, second, method, copies=_pair_numbers(drawn, n_images))
         found[k] = scores @ weights[there]
     return found
 
@@ -164,7 +165,8 @@ def bootstrap_noise_ceiling(
     found = np.empty((n_resamples, 2))
     for k in range(n_resamples):
         drawn = draw_images(rng, rdms.shape[1])
-        lower, upper = _ceilings(*_resampled(drawn, rdms), method, copies=_pair_numbers(drawn, rdms.shape[1]))
+        (data,) = _resampled(drawn, rdms)
+        lower, upper = _ceilings(data, method, copies=_pair_numbers(drawn, rdms.shape[1]))
         found[k] = lower.mean(), upper.mean()
     return found[:, 0], found[:, 1]
 

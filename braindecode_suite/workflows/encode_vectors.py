@@ -144,7 +144,7 @@ class EncodeVectorsWorkflow:
             splits = self._split(room.study, self.protocol)
         results = SubjectResults(space=room.study.space)
         names = list(room.vectors)
-        models = {f"ridge-{name}": (name,) for name in names}
+        models: dict[str, tuple[str, ...]] = {f"ridge-{name}": (name,) for name in names}
         if len(names) > 1:
             models = {BANDED: tuple(names), **models}
         fitted = {name: self._fit(steps, room, splits, name, some) for name, some in models.items()}
