@@ -40,8 +40,8 @@ class Kriegeskorte92:
         modality="fMRI, as dissimilarity matrices",
         terms="MIT licence of the toolbox that distributes them (rsatoolbox); ask the authors before showing the images elsewhere",
         size="4 subjects, 2 sessions, 92 images of 175 x 175; 3.8 MB",
-        tree=f"{RDMS}                                 RDMs: a matrix (92, 92) a subject and session\n"
-        f"{IMAGES}   stimuli_92objs: images and what they show",
+        tree=f"{RDMS:<46}RDMs: a matrix (92, 92) a subject and session\n"
+        f"{IMAGES:<46}stimuli_92objs: images and what they show",
         citation="Kriegeskorte, Mur, Ruff, Kiani, Bodurka, Esteky, Tanaka, Bandettini 2008, Neuron 60(6), 1126-1141, "
         "doi:10.1016/j.neuron.2008.10.043",
         protocols=("random-by-image",),
@@ -96,6 +96,7 @@ class Kriegeskorte92:
             provenance={
                 "files": {name: file_sha256(data_dir / name) for name in (RDMS, IMAGES)},
                 "terms": self.card.terms,
+                "shared_noise": "units are dissimilarities to all images, those held out included",
                 "warnings": [
                     "A unit is the dissimilarity to another image: rows held out by a split are still units of the training rows, so "
                     "that nothing should be decoded from these. They are for comparing dissimilarities.",
