@@ -67,8 +67,8 @@ class Results:
         The rows of the table that were trained on the first minutes of the recording.
     facts : dict
         Everything textual; empty if there is none.
-    retrieval, images, history, predictions : DataFrame or None
-        One row a query, an image file, an epoch, a classified example.
+    retrieval, images, history, predictions, routing : DataFrame or None
+        One row a query, an image file, an epoch, a classified example, a latent query and region.
     mask : Path or None
         NIfTI file.
     maps : dict of str to StatMap
@@ -86,6 +86,7 @@ class Results:
     images: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
+    routing: pd.DataFrame | None = None
     mask: Path | None = None
     maps: Mapping[str, StatMap] = field(default_factory=dict)
 
@@ -214,6 +215,7 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
         images=read_table(folder / f"{stem}_images.tsv", ("stimulus_id", "control", "path")),
         history=read_table(folder / f"{stem}_history.tsv", ("epoch",)),
         predictions=read_table(folder / f"{stem}_predictions.tsv", ("model", "truth", "predicted")),
+        routing=read_table(folder / f"{stem}_routing.tsv", ("role", "group", "region", "weight")),
         mask=mask if mask.is_file() else None,
         maps=find_maps(folder, stem, read_json, list(mapping(mapping(facts.get("brain")).get("maps")))),
     )

@@ -17,6 +17,7 @@ from braindecode_suite.report.figures import FigureBlock, identification_forest,
 from braindecode_suite.report.minutes import minutes_section
 from braindecode_suite.report.render import render
 from braindecode_suite.report.results import Results, mapping, read_results, sequence
+from braindecode_suite.report.routing import routing_views
 from braindecode_suite.report.selection import pick
 from braindecode_suite.report.similarity import similarity_panel
 from braindecode_suite.report.summary import control_differences, controls_of, summarise
@@ -87,6 +88,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "curves": None if results.history is None else learning_curves(results.history),
         "no_curves": results.reason("train", "fit")
         or "no training history was written; closed-form models have none.",
+        "routing": routing_views(results),
         "ranks": None if queries is None else rank_figure(queries, names, scorer_title(scorer)),
         "no_ranks": results.reason("retriev") or "no retrieval was run in this workflow.",
         "retrieval": retrieval_tables(results),

@@ -22,6 +22,10 @@ CITATIONS: Mapping[str, dict[str, str]] = {
         "priors. NeurIPS.",
         "url": "https://arxiv.org/abs/2305.18274",
     },
+    "brain-routing": {
+        "text": "Adeli, Sun and Kriegeskorte (2025). Transformer brain encoders explain human high-level visual responses. NeurIPS.",
+        "url": "https://arxiv.org/abs/2505.17329",
+    },
     "ridge": {
         "text": "Hoerl and Kennard (1970). Ridge regression: biased estimation for nonorthogonal problems. Technometrics 12.",
         "url": "https://doi.org/10.1080/00401706.1970.10488634",
@@ -179,8 +183,8 @@ def methods(
         size = next(model["n_parameters"] for model in models if model["name"] == name)
         departures = next(model.get("departures", []) for model in models if model["name"] == name)
         paragraphs.append(_model_words(name, [seed for seed in of if seed], size, departures))
-        if name == "mindeye":
-            cited.append("mindeye")
+        if name in ("mindeye", "brain-routing"):
+            cited.append(name)
     paragraphs.append(
         "Retrieval. Predictions were averaged over the repeats of an image, and each query was averaged over seeds before "
         "anything was resampled. Similarities are the raw cosine and the cosine centred on the means of training predictions and "

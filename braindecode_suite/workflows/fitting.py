@@ -77,6 +77,8 @@ class Fitted:
         Where the model is saved.
     facts : dict
         n_parameters, seconds, chosen, history.
+    routing : list of dict
+        Where the queries of latents look, averaged over test trials, of an encoder that routes; see `BrainRouting.routing_table`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Fitted:
     validation: Latents
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    routing: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def predicted(self) -> Predicted:
@@ -235,6 +238,9 @@ def fit_model(
         for role, latents in test.items():
             kept = latents if role == "retrieval" else latents.mean_by_stimulus()
             arrays |= {f"test_{role}": kept.values, f"test_{role}_ids": kept.ids.astype(np.str_)}
+        if hasattr(encoder, "routing_table"):
+            table = encoder.routing_table(prepared.cohort("test"))
+            arrays |= {f"routing_{name}": np.array(table[name].tolist()) for name in table}
         shutil.rmtree(model_dir, ignore_errors=True)
         encoder.save(model_dir)
         facts = {
@@ -266,7 +272,14 @@ def fit_model(
         validation=latents("validation", "retrieval", "validation_ids"),
         folder=model_dir,
         facts=facts,
+        routing=_rows({k.removeprefix("routing_"): v for k, v in arrays.items() if k.startswith("routing_")}),
     )
+
+
+def _rows(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return a table's rows."""
+    lists = [column.tolist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def count_parameters(encoder: Any, model_dir: Path) -> int:

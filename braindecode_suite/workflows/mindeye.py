@@ -66,7 +66,7 @@ class MindEyeWorkflow:
 
     def __init__(self, config: MindEyeWorkflowConfig, job: Job) -> None:
         self.config, self.job = config, job
-        for name in (config.encoder, config.baseline):
+        for name in (config.encoder, config.baseline, *config.beside):
             ENCODERS.resolve(name)
         for protocol in (self.protocol, *config.second_protocols):
             PROTOCOLS.resolve(protocol)
@@ -97,6 +97,7 @@ class MindEyeWorkflow:
         ]
         steps.append(f"fit {config.baseline}")
         steps += [f"fit {config.encoder} seed {seed}" for seed in self.seeds]
+        steps += [f"fit {name} seed {seed}" for name in config.beside for seed in self.seeds]
         if config.shuffled_train:
             steps.append(f"fit {config.encoder} on shuffled pairs")
         if self.job.dataset.card.simulated:
@@ -138,6 +139,10 @@ class MindEyeWorkflow:
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
+        beside = [
+            [self._fit_deep(steps, prepared, targets, seed, name=name) for seed in self.seeds]
+            for name in config.beside
+        ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
         oracle = self._oracle(steps, study, split, gallery)
@@ -153,7 +158,7 @@ class MindEyeWorkflow:
             **resampling_units(study, gallery.ids),
         )
         with steps.block("score retrieval"):
-            models = [*deep, baseline, *shuffled]
+            models = [*deep, *(model for seeds in beside for model in seeds), baseline, *shuffled]
             retrieval = score_retrieval(
                 [model.predicted for model in models],
                 train_true,
@@ -179,7 +184,7 @@ class MindEyeWorkflow:
         if isinstance(generator, str):
             steps.skip("reconstruct", generator)
         else:
-            made = [deep[0], baseline, *shuffled]
+            made = [deep[0], *(seeds[0] for seeds in beside), baseline, *shuffled]
             drawn = self._reconstruct(
                 steps, prepared, targets, generator, made, ids, oracle, similar, results
             )
@@ -321,18 +326,24 @@ class MindEyeWorkflow:
         targets: Mapping[str, Target],
         seed: int,
         *,
+        name: str = "",
         where: str = "",
         shuffled: bool = False,
     ) -> Fitted:
+        """Fit one seed of the encoder, or of one that stands `beside`."""
         config = self.config
+        settings = encoder_config(config.encoder, config.encoder_preset, config.encoder_settings)
+        if name:
+            settings = encoder_config(name, "", config.beside_settings.get(name, {}))
+        name = name or config.encoder
         return fit_model(
             steps,
             prepared,
             targets,
-            name=config.encoder,
-            config=encoder_config(config.encoder, config.encoder_preset, config.encoder_settings),
+            name=name,
+            config=settings,
             context=self._context(seed),
-            label=f"fit {config.encoder} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
+            label=f"fit {name} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
             shuffled=shuffled,
         )
 
@@ -599,8 +610,9 @@ class MindEyeWorkflow:
             for role in model.test:
                 key = f"{model.name}{control}_seed-{model.seed or self.job.seed}_{role}_predicted"
                 results.latents[key] = np.asarray(model.means(role, gallery.ids).values)
-            for row in model.facts["history"]:
-                results.history.append({"model": f"{model.name}{control}", "seed": model.seed, **row})
+            about = {"model": f"{model.name}{control}", "seed": model.seed}
+            results.history += [{**about, **row} for row in model.facts["history"]]
+            results.routing += [{**about, **row} for row in model.routing]
         stimuli = study.stimuli
         assert stimuli is not None
         for role, target in targets.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from braindecode_suite.metrics.permutation import MIN_REFITS
 from braindecode_suite.workflows.job import MinutesConfig, Permutations, Resamples, Share
@@ -29,6 +29,11 @@ class MindEyeWorkflowConfig(MinutesConfig):
     baseline : str
         The linear encoder in every table.
     baseline_settings : dict
+    beside : tuple of str
+        Further encoders, fitted with the same seeds under the headline's protocol; scores and images of the encoder are
+        compared with theirs, pair by pair.
+    beside_settings : dict of dict
+        Changes to their first presets, by encoder.
     retrieval_target, image_target : str
         Names for `encoders.targets.make_target`; the second conditions the generator.
     generator : str
@@ -66,6 +71,8 @@ class MindEyeWorkflowConfig(MinutesConfig):
     encoder_settings: dict[str, Any] = Field(default_factory=dict)
     baseline: str = "ridge"
     baseline_settings: dict[str, Any] = Field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    beside_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     retrieval_target: str = "tiny-clip"
     image_target: str = "tiny-clip"
     generator: str = "tiny-kandinsky"
@@ -85,6 +92,16 @@ class MindEyeWorkflowConfig(MinutesConfig):
     n_bootstrap: Resamples = 2000
     n_permutations: Permutations = 1000
     n_examples: PositiveInt = 12
+
+    @model_validator(mode="after")
+    def _each_once(self) -> MindEyeWorkflowConfig:
+        again = {self.encoder, self.baseline}.intersection(self.beside)
+        if again or len(set(self.beside)) < len(self.beside):
+            raise ValueError("beside: encoders other than `encoder` and `baseline`, each once")
+        unknown = sorted(set(self.beside_settings) - set(self.beside))
+        if unknown:
+            raise ValueError(f"beside_settings: encoders named in `beside`, not {unknown[0]}")
+        return self
 
     @field_validator("n_relabellings")
     @classmethod
