@@ -22,8 +22,10 @@ class EncodeConfig(WorkflowConfig):
         Fits of it from different seeds; their scores are averaged, their predictions are not.
     rivals : tuple of str
         Image encoders that stand beside it, on the same features, rows and validation images.
-    stack : str
-        An image encoder that weighs others unit by unit, compared with the best single model; empty for none.
+    stack : bool
+        Whether to weigh all of them unit by unit, convex weights, and to compare that with the best single model.
+    choosing_share : float
+        Share of the validation images that no model sees: they choose the best rival and weigh the stack.
     presets : dict of str to str
         Preset of an image encoder by its name; its first where none is named.
     settings : dict of str to dict
@@ -33,7 +35,7 @@ class EncodeConfig(WorkflowConfig):
     weights : dict of str to str
         Local file or folder of a feature's network, by the name of the feature.
     by_layer : bool
-        Whether to fit every model but the stack on each feature alone too.
+        Whether to fit every model on each feature alone too.
     shuffled_train : bool
         Whether to refit the encoder on shuffled pairs, for its routing maps.
     rois : tuple of str
@@ -51,7 +53,8 @@ class EncodeConfig(WorkflowConfig):
     encoder: str = "attention-routing"
     n_seeds: PositiveInt = 3
     rivals: tuple[str, ...] = ()
-    stack: str = ""
+    stack: bool = True
+    choosing_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     presets: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     features: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny-clip:block-1", "tiny-clip:block-4")
@@ -74,9 +77,9 @@ class EncodeConfig(WorkflowConfig):
 
     @model_validator(mode="after")
     def _of_models_and_features(self) -> EncodeConfig:
-        models = {self.encoder, *self.rivals, self.stack} - {""}
-        if self.encoder in self.rivals or self.stack in (self.encoder, *self.rivals):
-            raise ValueError("`encoder`, `rivals` and `stack` must be different models")
+        models = {self.encoder, *self.rivals}
+        if self.encoder in self.rivals:
+            raise ValueError("`rivals` must be other models than `encoder`")
         unknown = sorted({*self.presets, *self.settings} - models)
         if unknown:
             raise ValueError(f"`presets` and `settings` must be of a model that is fitted; got {unknown[0]!r}")

@@ -1,4 +1,8 @@
-"""One fitted image encoder: fit or read back, its predictions for validation and test images, where it looks."""
+"""One fitted image encoder: fit or read back, its predictions for images it did not see, where it looks.
+
+Validation images are halved: the first part is what models are given to stop and to tune by, the second chooses among models
+and weighs them. Neither choice is then flattered by what stopped a training.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,11 @@ import numpy as np
 
 from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import FeatureSource, Rows
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import FitContext
-from braindecode_suite.core.study import Study
+from braindecode_suite.core.study import Cohort
 from braindecode_suite.encoders import IMAGE_ENCODERS
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, flatten_times, image_means
 from braindecode_suite.learning.ridge import GridEdgeWarning
@@ -25,7 +31,62 @@ from braindecode_suite.workflows.controls import shuffled_pairs
 from braindecode_suite.workflows.fitting import Prepared, count_parameters
 from braindecode_suite.workflows.steps import Arrays, Steps
 
-PARTS = ("validation", "test")
+PARTS = ("choosing", "test")
+FEWEST_CHOOSING = 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodingData:
+    """One subject's prepared study with its validation images in two parts.
+
+    Attributes
+    ----------
+    prepared : Prepared
+    stopping : int array
+        Validation rows that models are given.
+    choosing : int array
+        Validation rows that choose among models and weigh them.
+    """
+
+    prepared: Prepared
+    stopping: np.ndarray
+    choosing: np.ndarray
+
+    def rows(self, part: str) -> np.ndarray:
+        """Return the rows of ``choosing`` or ``test`` images."""
+        return self.choosing if part == "choosing" else self.prepared.split.test[0]
+
+    def ids(self, part: str) -> np.ndarray:
+        """Return the ids of ``choosing`` or ``test`` images, each once, sorted."""
+        return np.unique(self.prepared.study.stimulus_ids[self.rows(part)].astype(str)).astype(object)
+
+
+def halve_validation(prepared: Prepared, share: float, seed: int) -> EncodingData:
+    """Set a random share of the validation images aside, to choose among models by.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    share : float
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If fewer than `FEWEST_CHOOSING` images would be left on either side.
+    """
+    rows = prepared.split.validation[0]
+    ids = prepared.stimulus_ids["validation"]
+    n = round(share * len(ids))
+    if min(n, len(ids) - n) < FEWEST_CHOOSING:
+        raise InputError(
+            "validation images",
+            expected=f"at least {FEWEST_CHOOSING} that stop models and as many that choose among them",
+            found=f"{len(ids)} in all",
+        )
+    chosen = np.random.default_rng([seed, 3]).permutation(ids)[:n]
+    aside = np.isin(prepared.study.stimulus_ids[rows].astype(str), chosen.astype(str))
+    return EncodingData(prepared=prepared, stopping=rows[~aside], choosing=rows[aside])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +102,7 @@ class FittedImageEncoder:
     features : tuple of str
         Names of the sources that it was offered.
     predicted : dict of part to array of shape (images, units)
-        Of validation and test images, in the order of `Prepared.stimulus_ids`.
+        Of ``choosing`` and ``test`` images, in the order of `EncodingData.ids`.
     attention : dict of source name to array of shape (test images, queries, tokens)
         Empty where a model has none.
     queries : tuple of str
@@ -76,7 +137,7 @@ def image_encoder_config(name: str, preset: str, settings: Mapping[str, Any]) ->
 
 def fit_image_encoder(
     steps: Steps,
-    prepared: Prepared,
+    data: EncodingData,
     sources: Sequence[FeatureSource],
     *,
     name: str,
@@ -90,7 +151,7 @@ def fit_image_encoder(
     Parameters
     ----------
     steps : Steps
-    prepared : Prepared
+    data : EncodingData
     sources : sequence of FeatureSource
     name : str
         Catalogue name of the image encoder.
@@ -102,9 +163,10 @@ def fit_image_encoder(
     shuffled : bool
         Fit on shuffled pairs.
     """
-    split = prepared.split
+    split = data.prepared.split
     key = {
-        **prepared.identity,
+        **data.prepared.identity,
+        "choosing": data_hash(data.choosing),
         "features": [source.name for source in sources],
         "encoder": name,
         "config": config.model_dump(mode="json"),
@@ -115,21 +177,21 @@ def fit_image_encoder(
     model_dir = folder / "model"
 
     def compute() -> tuple[Arrays, dict[str, Any]]:
-        study = prepared.study
+        study = data.prepared.study
         if shuffled:
-            study = shuffled_pairs(study, [split.train[0], split.validation[0]], context.seed)
+            study = shuffled_pairs(study, [split.train[0], data.stopping], context.seed)
         encoder = IMAGE_ENCODERS[name](
             config, replace(context, work_dir=folder / "training", split_hash=split.hash)
         )
         clock = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", GridEdgeWarning)
-            encoder.fit(split.cohort("train", [study]), split.cohort("validation", [study]), sources)
+            encoder.fit(split.cohort("train", [study]), Cohort.of(study, data.stopping), sources)
         for warning in caught:
             if not issubclass(warning.category, GridEdgeWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
-        rows = {part: features_of(prepared, sources, part) for part in PARTS}
+        rows = {part: features_of(data, sources, part) for part in PARTS}
         arrays: Arrays = {part: flat(encoder.predict(rows[part])) for part in PARTS}
         queries: list[str] = []
         if hasattr(encoder, "attention"):
@@ -168,10 +230,9 @@ def fit_image_encoder(
     )
 
 
-def features_of(prepared: Prepared, sources: Sequence[FeatureSource], part: str) -> dict[str, Rows]:
+def features_of(data: EncodingData, sources: Sequence[FeatureSource], part: str) -> dict[str, Rows]:
     """Return the features of the images of one part, by the name of their source."""
-    stimuli = prepared.cohort(part).stimuli
-    ids = list(prepared.stimulus_ids[part])
+    stimuli, ids = Cohort.of(data.prepared.study).stimuli, list(data.ids(part))
     return {source.name: source.rows(stimuli, ids) for source in sources}
 
 
@@ -180,23 +241,20 @@ def flat(responses: np.ndarray) -> np.ndarray:
     return np.asarray(responses, np.float32).reshape(len(responses), -1)
 
 
-def measured(prepared: Prepared, part: str) -> tuple[np.ndarray, np.ndarray]:
+def measured(data: EncodingData, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the responses to the images of one part, averaged over their repeats, and the numbers of repeats.
 
     Returns
     -------
     responses : array of float32 of shape (images, units)
-        In the order of `Prepared.stimulus_ids`; NaN in units that miss a response.
+        In the order of `EncodingData.ids`; NaN in units that miss a response.
     repeats : array of int of shape (images,)
     """
-    study, _ = flatten_times(prepared.study)
-    images = ImageRows.of(study, prepared.cohort(part).rows[0])
+    study, _ = flatten_times(data.prepared.study)
+    images = ImageRows.of(study, data.rows(part))
     place = {stimulus_id: k for k, stimulus_id in enumerate(images.ids)}
-    order = [place[stimulus_id] for stimulus_id in prepared.stimulus_ids[part]]
+    order = [place[stimulus_id] for stimulus_id in data.ids(part)]
     ordered = ImageRows(images.ids[order], [images.rows[k] for k in order])
-    return image_means(study, ordered, _as_it_is(study)), np.array([len(group) for group in ordered.rows])
-
-
-def _as_it_is(study: Study) -> UnitScaler:
     n_units = int(study.responses.shape[1])
-    return UnitScaler(np.zeros(n_units, np.float32), np.ones(n_units, np.float32))
+    as_it_is = UnitScaler(np.zeros(n_units, np.float32), np.ones(n_units, np.float32))
+    return image_means(study, ordered, as_it_is), np.array([len(group) for group in ordered.rows])

@@ -52,15 +52,15 @@ class Predictions:
         Features that it was fitted to.
     seeds : tuple of str
         One empty one for a closed form.
-    test, validation : tuple of array of shape (images, units)
-        One a seed.
+    test, choosing : tuple of array of shape (images, units)
+        Of test images, and of validation images that chose nothing before; one a seed.
     """
 
     model: str
     target: str
     seeds: tuple[str, ...]
     test: tuple[np.ndarray, ...]
-    validation: tuple[np.ndarray, ...]
+    choosing: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -166,6 +166,7 @@ class EncodingScores:
         settings: Settings,
     ) -> None:
         self.truth, self.repeats, self.settings = truth, repeats, settings
+        self._resampled: dict[tuple[str, str], Distribution] = {}
         for model in models:
             for predicted in model.test:
                 check_shape(f"predictions of {model.model}", predicted, "images units", images=len(truth), units=truth.shape[1])
@@ -221,15 +222,18 @@ class EncodingScores:
         """Return every statistic in every set, each of shape (1, sets): the mean over seeds."""
         return _mean_over([self.sets.summarise(encoding_r(*self._known(p))[None]) for p in model.test])
 
-    def resampled(self, model: Predictions, statistics: tuple[str, ...] | None = None) -> Distribution:
+    def resampled(self, model: Predictions) -> Distribution:
         """Return the same in every bootstrap resample, each of shape (resamples, sets)."""
-        return _mean_over(
-            [self.sets.summarise(resampled_r(self.truth, p, self.weights), statistics) for p in model.test]
-        )
+        key = model.model, model.target
+        if key not in self._resampled:
+            parts = [self.sets.summarise(resampled_r(self.truth, p, self.weights)) for p in model.test]
+            self._resampled[key] = _mean_over(parts)
+        return self._resampled[key]
 
-    def permuted(self, model: Predictions) -> Distribution:
-        """Return the same after whole images were exchanged, each of shape (permutations, sets)."""
-        return _mean_over([self.sets.summarise(permuted_r(self.truth, p, self.orders)) for p in model.test])
+    def permuted(self, model: Predictions, statistics: tuple[str, ...]) -> Distribution:
+        """Return some statistics after whole images were exchanged, each of shape (permutations, sets)."""
+        parts = [self.sets.summarise(permuted_r(self.truth, p, self.orders), statistics) for p in model.test]
+        return _mean_over(parts)
 
     def swapped(self, first: Predictions, second: Predictions) -> np.ndarray:
         """Return the difference of mean r after swaps of whole images, of shape (permutations, sets).
@@ -252,12 +256,13 @@ class EncodingScores:
 
     # ------------------------------------------------------------------------------------------------------- rows
 
-    def plain_rows(self, model: Predictions) -> list[Score]:
-        """Return r and the normalised scores of every set, with interval, chance, p and ceiling."""
-        observed, boot, null = self.observed(model), self.resampled(model), self.permuted(model)
+    def plain_rows(self, model: Predictions, statistics: tuple[str, ...] | None = None) -> list[Score]:
+        """Return r and the normalised scores of every set (or some statistics), with interval, chance, p and ceiling."""
+        wanted = self.sets.statistics if statistics is None else statistics
+        observed, boot, null = self.observed(model), self.resampled(model), self.permuted(model, wanted)
         ceilings = self.sets.ceilings()
         rows: list[Score] = []
-        for name in self.sets.statistics:
+        for name in wanted:
             own: list[Score] = []
             for k, roi in enumerate(self.sets.names):
                 value = float(observed[name][0, k])
@@ -305,12 +310,12 @@ class EncodingScores:
             One of `seconds` for each set, by validation; its row carries `label` in the scorer.
         label : str
         """
-        value, boot = self.observed(first)[R_MEAN][0], self.resampled(first, (R_MEAN,))[R_MEAN]
+        value, boot = self.observed(first)[R_MEAN][0], self.resampled(first)[R_MEAN]
         best: list[Score] = []
         rows: list[Score] = []
         for second in seconds:
             difference = value - self.observed(second)[R_MEAN][0]
-            spread = boot - self.resampled(second, (R_MEAN,))[R_MEAN]
+            spread = boot - self.resampled(second)[R_MEAN]
             null = self.swapped(first, second)
             own = []
             for k, roi in enumerate(self.sets.names):
@@ -429,12 +434,13 @@ class EncodingScores:
 def choose_best(
     models: Sequence[Predictions], truth: np.ndarray, sets: UnitSets
 ) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
-    """Choose a model for each set of units by its mean r on validation images.
+    """Choose a model for each set of units by its mean r on validation images set aside for it.
 
     Parameters
     ----------
     models : sequence of Predictions
-    truth : array of shape (validation images, units)
+    truth : array of shape (images, units)
+        Of validation images that stopped no model.
     sets : UnitSets
 
     Returns
@@ -448,7 +454,7 @@ def choose_best(
     table = {}
     for model in models:
         each = []
-        for predicted in model.validation:
+        for predicted in model.choosing:
             r = encoding_r(np.where(known, truth, 0), np.where(np.isfinite(predicted), predicted, 0))
             each.append(sets.summarise(np.nan_to_num(r)[None], (R_MEAN,))[R_MEAN][0])
         table[model.model] = dict(zip(sets.names, np.mean(each, axis=0).tolist(), strict=True))
