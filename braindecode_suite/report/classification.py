@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
 from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
 from braindecode_suite.report.results import Results, mapping
 from braindecode_suite.report.selection import pick
+from braindecode_suite.report.slices import statistic_slices
 from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
 from braindecode_suite.report.wording import (
     control_title,
@@ -44,9 +43,17 @@ def classification(results: Results) -> Classification | None:
         return None
     model = results.primary
     own = table[table["model"] == model]
-    searchlight = (
-        None if results.searchlight is None else searchlight_slices(results.searchlight, results.mask)
-    )
+    searchlight = None
+    if results.searchlight is not None:
+        searchlight = statistic_slices(
+            results.searchlight,
+            results.mask,
+            name="searchlight",
+            what="the searchlight map",
+            label="accuracy",
+            caption="Accuracy of a classifier that sees only a sphere around each voxel",
+            look_for="bright patches of several voxels. The map is descriptive: spheres overlap, and its best voxel is the best of many.",
+        )
     known = mapping(results.facts.get("classification"))
     return Classification(
         confusion=confusion_figure(own if len(own) else table, model_title(model)),
@@ -169,50 +176,3 @@ def verdict_sentence(results: Results) -> str:
         if pd.notna(row["ci_low"]) and row["ci_low"] <= row["chance"]:
             words += ", which its interval does not set apart from chance"
     return words + "."
-
-
-def searchlight_slices(path: Path, mask_file: Path | None, most: int = 12) -> FigureBlock | None:
-    """Return axial slices of the searchlight map, or None if it holds nothing."""
-    image = nib.as_closest_canonical(nib.nifti1.load(path))
-    volume = np.asarray(image.dataobj, np.float32)
-    inside = volume != 0
-    if mask_file is not None:
-        inside = np.asarray(nib.as_closest_canonical(nib.nifti1.load(mask_file)).dataobj) > 0
-    if not inside.any():
-        return None
-    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(inside))
-    shown = np.where(inside, volume, np.nan)[box]
-    filled = np.flatnonzero(np.isfinite(shown).any((0, 1)))
-    chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(most, len(filled))).round().astype(int))]
-    columns = min(6, len(chosen))
-    rows = -(-len(chosen) // columns)
-    width = min(8.5, 1.2 + 3.4 * columns)
-    step = image.header.get_zooms()[:3]
-    tall = (width - 1.2) / columns * shown.shape[1] * step[1] / (shown.shape[0] * step[0])
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(width, 0.2 + (min(tall, 3.5) + 0.25) * rows)
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, z in zip(axes.flat, chosen, strict=False):
-            drawn = axis.imshow(
-                shown[:, :, z].T,
-                origin="lower",
-                cmap="viridis",
-                vmin=0,
-                vmax=float(np.nanmax(shown)),
-                interpolation="nearest",
-                aspect=step[1] / step[0],
-            )
-            axis.set_title(f"z = {z + box[2].start}", fontsize=9)
-        bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.02)
-        bar.set_label("accuracy")
-        bar.outline.set_visible(False)
-    best = float(np.nanmax(shown))
-    return draw(
-        "searchlight",
-        figure,
-        f"{len(chosen)} axial slices of the searchlight map; accuracy from {float(np.nanmin(shown)):.2f} to {best:.2f}.",
-        "Accuracy of a classifier that sees only a sphere around each voxel; the left of a slice is the subject's left.",
-        "bright patches of several voxels. The map is descriptive: spheres overlap, and its best voxel is the best of many.",
-    )

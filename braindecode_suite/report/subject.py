@@ -11,6 +11,7 @@ import pandas as pd
 from braindecode_suite.core.files import write_text
 from braindecode_suite.report.classification import classification
 from braindecode_suite.report.data_card import data_card
+from braindecode_suite.report.encoding import encoding
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
 from braindecode_suite.report.figures import FigureBlock, identification_forest, learning_curves, rank_figure
 from braindecode_suite.report.render import render
@@ -91,6 +92,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "retrieved": retrieved(results),
         "recon": recon,
         "classes": classification(results),
+        "encoding": encoding(results),
         "forest": _forest(results),
         "image_pairs": differences_table(
             results, ["identification", "pixcorr", "ssim"], "Paired differences between models, same images"

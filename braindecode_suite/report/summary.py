@@ -9,6 +9,7 @@ import pandas as pd
 
 from braindecode_suite.core.score import FIRST_FIVE
 from braindecode_suite.report.classification import verdict_sentence
+from braindecode_suite.report.encoding import encoding_sentence
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, pooled, seed_spread, tone, versus_row, where
 from braindecode_suite.report.wording import (
@@ -149,7 +150,7 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
     ceiling = quantity(metric, row["ceiling"])
     facts.append(
         (
-            "Oracle" if results.simulated else "Ceiling",
+            "Oracle" if results.simulated and not metric.startswith("encoding") else "Ceiling",
             ceiling if not missing(row["ceiling"]) else "none for this score",
         )
     )
@@ -270,6 +271,7 @@ def verdict(results: Results) -> list[str]:
     """Return what the intervals say, in plain sentences."""
     found = [
         verdict_sentence(results),
+        encoding_sentence(results),
         _retrieval_sentence(results),
         *_pixel_sentences(results),
         *_control_sentences(results),

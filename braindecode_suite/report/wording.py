@@ -23,6 +23,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "encoding_r": "Encoding correlation",
     "encoding_r2_nc": "Encoding R\u00b2, noise-normalised",
     "rsa": "Representational similarity",
+    "routing_ratio": "Routing to the own object",
     "category_accuracy": "Category of the main object",
     "colour_accuracy": "Colour of the main object",
     "position_error": "Position error (share of the width)",
@@ -86,6 +87,12 @@ MODEL_TITLES: Mapping[str, str] = {
     "image-prior": "image prior",
     "lda": "shrinkage LDA",
     "linear-svm": "linear SVM",
+    "attention-routing": "attention routing",
+    "cls-ridge": "CLS ridge",
+    "pooled-ridge": "pooled ridge",
+    "kernel-ridge": "kernel ridge",
+    "receptive-field": "receptive field",
+    "stacked": "stack",
 }
 PROPORTIONS = (
     "retrieval_",

@@ -27,7 +27,7 @@ from braindecode_suite.encoders import IMAGE_ENCODERS
 from braindecode_suite.encoders.targets import make_features
 from braindecode_suite.learning.stacking import combine, stacking_weights
 from braindecode_suite.metrics.encoding_resampling import R_MEAN
-from braindecode_suite.workflows.encode_config import EncodeConfig
+from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_facts import CITATIONS, encode_card, methods, model_rows
 from braindecode_suite.workflows.encode_fitting import (
     EncodingData,
@@ -55,7 +55,6 @@ from braindecode_suite.workflows.mindeye import resampling_units
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
-STACK = "stacked"
 JOIN = " + "
 Fits = dict[str, list[FittedImageEncoder]]
 
@@ -318,13 +317,12 @@ class EncodeWorkflow:
             results.scores += scores.plain_rows(model, (R_MEAN,))
         subsets = object_counts(study, data.ids("test"))
         for own, *others in (main, *layers) if rivals else ():
-            best, r = choose_best(others, choosing, scores.sets)
+            best = choose_best(others, choosing, scores.sets)
             found["best rival"][own.target] = best
-            found["r of rivals on validation images"] = r if own is encoder else found["r of rivals on validation images"]
-            results.scores += scores.paired_rows(own, others, best, BEST_RIVAL)
+            results.scores += scores.paired_rows(own, others, best, BEST_RIVAL, each=own is encoder)
             results.scores += scores.subset_rows(own, others, best, BEST_RIVAL, subsets)
         for stack in stacked:
-            best, _ = choose_best(main, choosing, scores.sets)
+            best = choose_best(main, choosing, scores.sets)
             found["best single"] = best
             results.scores += scores.paired_rows(stack, main, best, BEST_SINGLE)
         return found

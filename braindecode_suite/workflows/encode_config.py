@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from braindecode_suite.workflows.job import Permutations, Resamples, WorkflowConfig
 
+STACK = "stacked"
+
 
 class EncodeConfig(WorkflowConfig):
     """What is fitted and scored.
@@ -80,6 +82,8 @@ class EncodeConfig(WorkflowConfig):
         models = {self.encoder, *self.rivals}
         if self.encoder in self.rivals:
             raise ValueError("`rivals` must be other models than `encoder`")
+        if self.stack and STACK in models:
+            raise ValueError("a stack of all models is made already; `stack: false` to fit one of your own")
         unknown = sorted({*self.presets, *self.settings} - models)
         if unknown:
             raise ValueError(f"`presets` and `settings` must be of a model that is fitted; got {unknown[0]!r}")

@@ -8,7 +8,7 @@ from typing import Any
 from braindecode_suite.core.protocols import DatasetCard
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
-from braindecode_suite.workflows.encode_config import EncodeConfig
+from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_fitting import FittedImageEncoder
 from braindecode_suite.workflows.encode_scoring import EncodingScores
 from braindecode_suite.workflows.facts import recipe_words
@@ -48,7 +48,7 @@ def model_rows(fits: Sequence[FittedImageEncoder], stacked: bool) -> list[dict[s
         }
         for fit in fits
     ]
-    return [*rows, {"name": "stacked", "seed": "", "weights": "convex, of every unit"}] if stacked else rows
+    return [*rows, {"name": STACK, "seed": "", "weights": "convex, of every unit"}] if stacked else rows
 
 
 def methods(
@@ -86,7 +86,8 @@ def methods(
         "of r kept, over all units and over those whose ceiling reaches "
         f"{config.threshold:g}. The ceiling of r is the mean root of the noise ceiling.",
         f"Statistics. Intervals are 95 % percentile bootstraps of {over}s ({config.n_bootstrap} resamples, the same for all "
-        "models and units), conditional on the models. Chance and p-values of plain scores come from exchanging whole images "
+        "models and units), conditional on the models; those of normalised scores are centred on the value, since resampling noise "
+        "inflates squares. Chance and p-values of plain scores come from exchanging whole images "
         f"({config.n_permutations} permutations, all units together, models fixed). The p-value of a paired difference is "
         "two-sided and exchanges the two models' standardised predictions of whole images. P-values of regions are corrected for "
         "their number (Benjamini and Hochberg). The best rival of a region was chosen on validation images.",

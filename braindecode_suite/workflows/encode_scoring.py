@@ -21,6 +21,7 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.encoding import encoding_r
 from braindecode_suite.metrics.encoding_resampling import (
     CLIPPED,
+    R2_STATISTICS,
     R_MEAN,
     R_MEDIAN,
     THRESHOLDED,
@@ -269,14 +270,14 @@ class EncodingScores:
                 if not np.isfinite(value):
                     continue  # no unit reaches the threshold
                 test = self._test(value, null[name][:, k])
-                low, high = np.quantile(boot[name][:, k], [0.025, 0.975])
+                low, high = percentiles(boot[name][:, k], value if name in R2_STATISTICS else None)
                 own.append(
                     replace(
                         self._base(model, name),
                         roi=roi,
                         value=value,
-                        ci_low=float(low),
-                        ci_high=float(high),
+                        ci_low=low,
+                        ci_high=high,
                         chance=test.chance,
                         p_value=test.p_value,
                         p_correction=test.correction,
@@ -298,9 +299,15 @@ class EncodingScores:
         ]
 
     def paired_rows(
-        self, first: Predictions, seconds: Sequence[Predictions], chosen: Mapping[str, str], label: str
+        self,
+        first: Predictions,
+        seconds: Sequence[Predictions],
+        chosen: Mapping[str, str],
+        label: str,
+        *,
+        each: bool = True,
     ) -> list[Score]:
-        """Return mean r of `first` minus that of others on the same images, and minus the one chosen for each set.
+        """Return mean r of `first` minus that of the model chosen for each set, and of each other, on the same images.
 
         Parameters
         ----------
@@ -309,11 +316,15 @@ class EncodingScores:
         chosen : mapping of set to model
             One of `seconds` for each set, by validation; its row carries `label` in the scorer.
         label : str
+        each : bool
+            Whether to add the difference from each of `seconds` in every set.
         """
         value, boot = self.observed(first)[R_MEAN][0], self.resampled(first)[R_MEAN]
         best: list[Score] = []
         rows: list[Score] = []
         for second in seconds:
+            if not each and second.model not in chosen.values():
+                continue
             difference = value - self.observed(second)[R_MEAN][0]
             spread = boot - self.resampled(second)[R_MEAN]
             null = self.swapped(first, second)
@@ -333,7 +344,7 @@ class EncodingScores:
                 own.append(row)
                 if chosen.get(roi) == second.model:
                     best.append(replace(row, scorer=f"{row.scorer}, {label}"))
-            rows += corrected(own, self.settings.groups)
+            rows += corrected(own, self.settings.groups) if each else []
         order = {roi: k for k, roi in enumerate(self.sets.names)}
         return [*corrected(sorted(best, key=lambda row: order[row.roi]), self.settings.groups), *rows]
 
@@ -431,10 +442,8 @@ class EncodingScores:
         )
 
 
-def choose_best(
-    models: Sequence[Predictions], truth: np.ndarray, sets: UnitSets
-) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
-    """Choose a model for each set of units by its mean r on validation images set aside for it.
+def choose_best(models: Sequence[Predictions], truth: np.ndarray, sets: UnitSets) -> dict[str, str]:
+    """Choose a model for each set of units by its mean r on validation images set aside for it; the first of equals.
 
     Parameters
     ----------
@@ -442,13 +451,6 @@ def choose_best(
     truth : array of shape (images, units)
         Of validation images that stopped no model.
     sets : UnitSets
-
-    Returns
-    -------
-    chosen : dict of set to model
-        The first of equals.
-    r : dict of model to dict of set to float
-        What they were chosen by.
     """
     known = np.isfinite(truth).all(axis=0)
     table = {}
@@ -457,9 +459,8 @@ def choose_best(
         for predicted in model.choosing:
             r = encoding_r(np.where(known, truth, 0), np.where(np.isfinite(predicted), predicted, 0))
             each.append(sets.summarise(np.nan_to_num(r)[None], (R_MEAN,))[R_MEAN][0])
-        table[model.model] = dict(zip(sets.names, np.mean(each, axis=0).tolist(), strict=True))
-    chosen = {name: max(table, key=lambda model: table[model][name]) for name in sets.names}
-    return chosen, table
+        table[model.model] = np.mean(each, axis=0)
+    return {name: max(table, key=lambda model: table[model][k]) for k, name in enumerate(sets.names)}
 
 
 def corrected(rows: Sequence[Score], groups: Sequence[str] = ()) -> list[Score]:
@@ -470,6 +471,17 @@ def corrected(rows: Sequence[Score], groups: Sequence[str] = ()) -> list[Score]:
     for k, p in zip(at, adjusted, strict=True):
         result[k] = replace(rows[k], p_value=float(p), p_correction=CORRECTION)
     return result
+
+
+def percentiles(resampled: np.ndarray, centre: float | None = None) -> tuple[float, float]:
+    """Return the ends of the 95 % percentile interval.
+
+    Resampling adds noise to r, and squares of r grow with it: a statistic of squares is too large in the resamples. Their
+    mean is then shifted to `centre`, the value observed.
+    """
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    shift = 0.0 if centre is None else centre - float(resampled.mean())
+    return float(low) + shift, float(high) + shift
 
 
 def object_counts(study: Study, ids: Sequence[str]) -> dict[str, np.ndarray]:
