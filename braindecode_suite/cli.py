@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 DONE, USER_MISTAKE = 0, 2
-CATALOGUES = ("datasets", "targets", "encoders", "decoders", "generators", "workflows")
+CATALOGUES = ("datasets", "targets", "encoders", "image-encoders", "decoders", "generators", "workflows")
 
 
 class Parser(argparse.ArgumentParser):

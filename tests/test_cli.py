@@ -168,7 +168,7 @@ def test_a_bids_folder_without_participants_is_refused(
 
 
 @pytest.mark.parametrize(
-    "catalogue", ["datasets", "targets", "encoders", "decoders", "generators", "workflows"]
+    "catalogue", ["datasets", "targets", "encoders", "image-encoders", "decoders", "generators", "workflows"]
 )
 def test_every_catalogue_is_listed_with_a_line_for_each_entry(
     catalogue: str, capsys: pytest.CaptureFixture[str]

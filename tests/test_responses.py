@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.recipe import Recipe, SelectUnits
 from braindecode_suite.core.study import Study
-from braindecode_suite.learning.responses import ImageRows, fit_scaler, image_means
+from braindecode_suite.learning.responses import ImageRows, fit_scaler, flatten_times, image_means
 from braindecode_suite.learning.synthetic import make_latents, make_study, rows_of
 from braindecode_suite.learning.target_space import fit_target_scaler
 
@@ -98,3 +98,38 @@ def test_latents_with_nan_are_refused() -> None:
         InputError, match=r"target latents: expected finite values; found 1 NaN .* at \(4, 0, 1\)"
     ):
         fit_target_scaler(latents)
+
+
+def test_times_are_laid_side_by_side_after_preprocessing(study: Study) -> None:
+    flat = np.asarray(study.responses)
+    timed = replace(study, responses=flat.reshape(-1, 10, 3), valid=np.arange(10) != 4)
+    read = replace(timed, recipe=Doubled())  # type: ignore[arg-type]
+    laid, shape = flatten_times(read)
+    assert shape == (10, 3)
+    assert (laid.n_units, laid.recipe) == (30, None)
+    rows = np.array([7, 2, 11])
+    assert_allclose(laid.read(rows), 2 * flat[rows])
+    assert_array_equal(np.flatnonzero(~laid.valid), [12, 13, 14])  # type: ignore[operator]
+    assert flatten_times(study) == (study, (30,))
+
+
+class Doubled:
+    """A recipe that doubles, channels and times as they are."""
+
+    def apply(self, values: np.ndarray, trials: object) -> np.ndarray:
+        assert values.shape[1:] == (10, 3)
+        return 2 * values
+
+
+def test_series_of_differing_length_cannot_be_laid_out(study: Study) -> None:
+    class Ragged:
+        shape, dtype, lengths = (6000, 30), np.dtype(np.float32), np.arange(6000)
+
+        def __len__(self) -> int:
+            return 6000
+
+        def __getitem__(self, rows: object) -> np.ndarray:
+            raise AssertionError("nothing is read")
+
+    with pytest.raises(InputError, match="synthetic sub-01: expected responses of one length"):
+        flatten_times(replace(study, responses=Ragged()))

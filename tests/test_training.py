@@ -17,6 +17,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from braindecode_suite.core.errors import InputError, NonFiniteLoss
 from braindecode_suite.learning.layers import parameter_groups
@@ -271,3 +272,24 @@ def test_only_matrices_decay() -> None:
     assert {tuple(p.shape) for p in decayed["params"]} == {(4, 3), (1, 1, 3, 3)}
     assert {tuple(p.shape) for p in kept["params"]} == {(4,), (1,), (2, 3)}
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_a_gradient_is_scaled_down_to_the_norm_that_is_allowed(tmp_path: Path, precision: str) -> None:
+    norms: list[float] = []
+    task = Regression()
+
+    def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([g.flatten() for g in gradients if g is not None]).norm()))
+
+    handle = register_optimizer_step_post_hook(look)
+    try:
+        train(task, CONFIG, work_dir=tmp_path / "free", precision=precision)
+        free, norms[:] = list(norms), []
+        clipped = CONFIG.model_copy(update={"gradient_clip": 0.05})
+        train(Regression(), clipped, work_dir=tmp_path / "clipped", precision=precision)
+    finally:
+        handle.remove()
+    assert min(free) > 0.05
+    np.testing.assert_allclose(norms, 0.05, rtol=1e-4)

@@ -150,7 +150,7 @@ class FeatureStore:
             path, ids = manifest.with_suffix(".npy"), json.loads(manifest.read_text())["key"]["ids"]
             try:
                 block = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):
+            except (FileNotFoundError, ValueError, EOFError):
                 path.unlink(missing_ok=True)
                 continue
             if block.shape == (len(ids), *self.shape):

@@ -167,6 +167,8 @@ class AttentionRouting:
         )
         responses = TrainingResponses(flat, images, scaler, routes.modelled, config.repeats)
         held = image_means(flat, stopping, scaler)[:, routes.modelled]
+        some = responses.read(np.arange(min(len(responses), IMAGES_AT_ONCE)))
+        data = data_hash([*images.ids, *stopping.ids], rows, held_out, some, held)
         networks: dict[str, list[RoutingNetwork]] = {}
         scores: list[np.ndarray] = []
         for k, (name, source) in enumerate(self._sources.items()):
@@ -185,7 +187,7 @@ class AttentionRouting:
                     features[1],
                     self.context.device,
                 )
-                result = self._train(task, study.subject, name, seed, data_hash(rows, held_out))
+                result = self._train(task, study.subject, name, seed, data)
                 about = {"subject": float(number), "source": float(k), "member": float(member)}
                 self.history_ += [about | row for row in result.history]
                 networks[name].append(network)
@@ -228,7 +230,7 @@ class AttentionRouting:
             torch.manual_seed(seed)
             return RoutingNetwork(routes, grid, width, self.config.network)
 
-    def _train(self, task: RoutingTask, subject: str, source: str, seed: int, rows: str) -> TrainingResult:
+    def _train(self, task: RoutingTask, subject: str, source: str, seed: int, data: str) -> TrainingResult:
         context = self.context
         config = self.config.model_dump(mode="json", exclude={"n_seeds", "temperature"})
         return run_training(
@@ -243,7 +245,7 @@ class AttentionRouting:
                 "facts": self.facts_,
                 "subject": subject,
                 "source": source,
-                "rows": rows,
+                "data": data,
                 "config": config,
             },
         )

@@ -45,9 +45,9 @@ class AttentionRoutingConfig(Config):
 PRESETS: dict[str, AttentionRoutingConfig] = {
     # A small study on a CPU: seconds to a minute a network.
     "tiny": AttentionRoutingConfig(
-        network=RoutingConfig(width=96, heads=4, feed_forward=192, dropout=0.1, standardise=True),
+        network=RoutingConfig(width=96, heads=8, feed_forward=192, dropout=0.0, standardise=True),
         training=TrainingConfig(
-            epochs=30, batch_size=32, learning_rate=2e-3, weight_decay=1e-2, ema_decay=0.98, patience=8
+            epochs=20, batch_size=32, learning_rate=5e-3, weight_decay=0.1, ema_decay=0.98, patience=5
         ),
     ),
     # The paper's: 34.4 million weights for subject 1 of the Natural Scenes Dataset. Its learning rate is constant; ours

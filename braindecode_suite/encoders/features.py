@@ -80,14 +80,21 @@ class ImageFeatures:
 def timm(
     model: str, layer: str, cache: ArrayCache, weights: Path | None = None, device: str = "cpu"
 ) -> ImageFeatures:
-    """Build features of a timm model, ``timm:MODEL.TAG:LAYER`` (DINOv2 with its query projections, convolutional networks)."""
+    """Build features of a timm model, ``timm:MODEL.TAG:LAYER``, e.g. DINOv2 with its query projections.
+
+    `LAYER` is ``block-K`` or a module's dotted path, then any of ``queries|keys|values``, ``normed``, ``cls|with-cls``, a size
+    such as ``425px``, a grid such as ``16x16``: ``timm:vit_base_patch14_dinov2.lvd142m:block-12:queries:425px``.
+    """
     return _features("timm", model, layer, cache, weights, device)
 
 
 def torchvision(
     model: str, layer: str, cache: ArrayCache, weights: Path | None = None, device: str = "cpu"
 ) -> ImageFeatures:
-    """Build features of a torchvision model, ``torchvision:MODEL/TAG:LAYER`` (ResNets, AlexNet)."""
+    """Build features of a torchvision model, ``torchvision:MODEL/TAG:LAYER``, e.g. a ResNet or AlexNet.
+
+    `LAYER` as for timm: ``torchvision:resnet50/IMAGENET1K_V2:layer4:975px``, ``torchvision:alexnet/IMAGENET1K_V1:features.11``.
+    """
     return _features("torchvision", model, layer, cache, weights, device)
 
 

@@ -87,7 +87,7 @@ class CrossAttention(nn.Module):
         query : Tensor of shape (batch or 1, queries, width)
         tokens : Tensor of shape (batch, tokens, width)
         places : Tensor of shape (tokens, width)
-        mask : Tensor of bool of shape (tokens,) or None
+        mask : Tensor of bool of shape (1, tokens) or None
             True where a token may be attended to.
 
         Returns
@@ -237,7 +237,7 @@ class RoutingNetwork(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
         places = torch.cat([torch.zeros(int(grid.has_cls), width), sine_code(grid.height, grid.width, width)])
         self.register_buffer("places", places, persistent=False)
-        mask = None if grid.mask.all() else torch.from_numpy(grid.mask)
+        mask = None if grid.mask.all() else torch.from_numpy(grid.mask)[None]
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("token_mean", torch.zeros(token_width) if config.standardise else None)
         self.register_buffer("token_gain", torch.ones(token_width) if config.standardise else None)

@@ -6,6 +6,7 @@ Nothing is drawn as an image here; see the catalogue's simulated datasets for th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -166,3 +167,66 @@ def rows_of(study: Study, first: int, last: int) -> np.ndarray:
     """Return the rows that show stimuli `first` to ``last - 1``."""
     numbers = study.trials["stimulus_id"].astype(int).to_numpy()
     return np.flatnonzero((numbers >= first) & (numbers < last))
+
+
+class RoutedStudy(NamedTuple):
+    """What `make_routed_study` returns."""
+
+    study: Study
+    features: TableFeatures
+    fixed: int
+    marked: np.ndarray
+
+
+def make_routed_study(
+    n_images: int = 500,
+    side: int = 5,
+    width: int = 16,
+    *,
+    n_units: int = 20,
+    noise: float = 0.5,
+    seed: int = 0,
+) -> RoutedStudy:
+    """Make a study in which one region looks at a place and another at whatever is marked.
+
+    Tokens are random; one of each image, at a random place, carries a marker in its first features. Units of region ``place``
+    are linear in the other features of the token at one place, those of region ``content`` in those of the marked token.
+
+    Parameters
+    ----------
+    n_images, side, width : int
+        Images, rows and columns of the grid, features.
+    n_units : int
+        Of each region.
+    noise : float
+        Standard deviation of the noise; that of the signal is 1.
+    seed : int
+
+    Returns
+    -------
+    RoutedStudy
+        ``study``, ``features``, ``fixed`` (the token that ``place`` looks at) and ``marked`` (the marked token of each image).
+    """
+    rng = np.random.default_rng(seed)
+    tokens = rng.standard_normal((n_images, side * side, width))
+    marked, fixed, n_marker = rng.integers(side * side, size=n_images), side * side // 3, width // 4
+    tokens[np.arange(n_images), marked, :n_marker] += 3
+    looked_at = (tokens[:, fixed, n_marker:], tokens[np.arange(n_images), marked, n_marker:])
+    weights = rng.standard_normal((2, width - n_marker, n_units))
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    signal = np.concatenate([x @ w for x, w in zip(looked_at, weights, strict=True)], axis=1)
+    responses = signal + noise * rng.standard_normal(signal.shape)
+    trials = pd.DataFrame({"stimulus_id": [str(i) for i in range(n_images)]})
+    trials["session"] = trials["run"] = trials["repeat"] = 1
+    trials["onset"] = np.arange(n_images, dtype=float)
+    place = np.arange(2 * n_units) < n_units
+    study = Study(
+        dataset="synthetic",
+        subject="01",
+        responses=responses.astype(np.float32),
+        trials=trials,
+        stimuli=NumberedStimuli(n_images),
+        space=UnitSpace(2 * n_units, {"place": place, "content": ~place}),
+        unit="z-score",
+    )
+    return RoutedStudy(study, TableFeatures("tokens", tokens, Grid(side, side)), fixed, marked)

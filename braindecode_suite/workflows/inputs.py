@@ -11,7 +11,7 @@ from braindecode_suite.core.protocols import Dataset
 from braindecode_suite.core.registry import Registry
 from braindecode_suite.datasets import DATASETS
 from braindecode_suite.decoders import DECODERS, GENERATORS
-from braindecode_suite.encoders import ENCODERS, TARGETS
+from braindecode_suite.encoders import ENCODERS, IMAGE_ENCODERS, TARGETS
 from braindecode_suite.workflows import WORKFLOWS
 from braindecode_suite.workflows.configuration import presets
 
@@ -19,6 +19,7 @@ CATALOGUES: dict[str, Registry] = {
     "datasets": DATASETS,
     "targets": TARGETS,
     "encoders": ENCODERS,
+    "image-encoders": IMAGE_ENCODERS,
     "decoders": DECODERS,
     "generators": GENERATORS,
     "workflows": WORKFLOWS,
