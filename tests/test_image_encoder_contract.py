@@ -23,7 +23,10 @@ from braindecode_suite.learning.synthetic import TableFeatures, make_latents, ma
 from braindecode_suite.metrics.encoding import encoding_r
 
 N_IMAGES, N_TRAIN, N_VALIDATION = 130, 90, 20
-FAST: dict[str, dict[str, Any]] = {"attention-routing": {"epochs": 12, "batch_size": 16, "ema_decay": 0.9}}
+FAST: dict[str, dict[str, Any]] = {
+    "attention-routing": {"epochs": 12, "batch_size": 16, "ema_decay": 0.9},
+    "factorised": {"epochs": 15, "batch_size": 16, "ema_decay": 0.9, "learning_rate": 1e-2},
+}
 
 
 class World:
@@ -32,7 +35,7 @@ class World:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         layers = [make_latents(N_IMAGES, tokens, 12, seed=tokens).astype(np.float16) for tokens in (9, 5)]
-        grids = [Grid(3, 3), Grid(2, 2, has_cls=True)]
+        grids = [Grid(2, 4, has_cls=True), Grid(2, 2, has_cls=True)]
         self.features = [
             TableFeatures(f"layer-{k}", table, grid)
             for k, (table, grid) in enumerate(zip(layers, grids, strict=True))
@@ -70,6 +73,8 @@ class World:
             config = config.model_copy(
                 update={"training": config.training.model_copy(update=FAST[self.name])}
             )
+        if self.name == "stacked":
+            config = config.model_copy(update={"members": config.members[:2]})
         return cls(config, FitContext(work_dir=self.folder / folder, seed=seed, split_hash="abc"))
 
     def fitted(self, **kwargs: Any) -> Any:
@@ -95,6 +100,7 @@ def test_it_obeys_the_protocol_and_is_documented(world: World, encoder: Any) -> 
     assert isinstance(encoder, ImageEncoder)
     cls: Any = type(encoder)
     assert issubclass(cls.config_class, Config)
+    assert encoder.n_parameters > 0
     for thing in (cls, cls.fit, cls.predict, cls.save, cls.load, cls.config_class):
         assert len(inspect.getdoc(thing) or "") > 20, thing
 
@@ -184,7 +190,7 @@ def test_a_loaded_model_sees_images_if_it_is_given_its_features(
         InputError, match="features 'layer-0': expected a source to read images with; found none"
     ):
         type(encoder).load(tmp_path).predict(images, "01")
-    other = TableFeatures("layer-7", np.zeros((2, 9, 12)), Grid(3, 3))
+    other = TableFeatures("layer-7", np.zeros((2, 9, 12)), Grid(2, 4, has_cls=True))
     with pytest.raises(InputError, match="expected features layer-0, layer-1; found 'layer-7'"):
         type(encoder).load(tmp_path, features=[other])
 
@@ -255,7 +261,7 @@ def test_features_of_another_length_than_the_responses_are_refused(world: World)
         def rows(self, stimuli: Any, ids: Any) -> np.ndarray:
             return super().rows(stimuli, ids)[:-1]
 
-    short = Short("short", world.features[0].table.latents, Grid(3, 3))
+    short = Short("short", world.features[0].table.latents, world.features[0].grid)
     with pytest.raises(
         InputError, match=r"`features short`: expected shape \(images=90, .*; found \(89, 9, 12\)"
     ):

@@ -39,7 +39,10 @@ def test_weights_are_those_of_non_negative_least_squares(models, images):
         if models <= images:
             assert_allclose(weights[:, unit], expected, atol=2e-5)
         else:  # many solutions of the same error
-            error = [np.square(np.stack(predicted)[:, :, unit].T @ w - measured[:, unit]).sum() for w in (weights[:, unit], expected)]
+            error = [
+                np.square(np.stack(predicted)[:, :, unit].T @ w - measured[:, unit]).sum()
+                for w in (weights[:, unit], expected)
+            ]
             assert error[0] <= error[1] + 1e-6
 
 
@@ -56,7 +59,9 @@ def test_weights_are_convex_and_no_single_model_is_better_on_the_same_rows():
 
 def test_the_solution_meets_the_conditions_of_optimality():
     rng = np.random.default_rng(1)
-    factors = rng.standard_normal((500, 6, 8)) * rng.uniform(0.1, 10, (500, 6, 1)) + rng.standard_normal((500, 1, 8))
+    factors = rng.standard_normal((500, 6, 8)) * rng.uniform(0.1, 10, (500, 6, 1)) + rng.standard_normal(
+        (500, 1, 8)
+    )
     gram = factors @ factors.transpose(0, 2, 1)
     weights = solve_simplex(gram)
     slope = np.einsum("nab,nb->na", gram, weights)
@@ -95,7 +100,9 @@ def test_bad_input_is_refused():
     y = np.zeros((4, 2))
     with pytest.raises(InputError, match="at least one model"):
         stacking_weights([], y)
-    with pytest.raises(InputError, match=r"`predicted\[1\]`: expected shape \(images=4, units=2\); found \(4, 3\)"):
+    with pytest.raises(
+        InputError, match=r"`predicted\[1\]`: expected shape \(images=4, units=2\); found \(4, 3\)"
+    ):
         stacking_weights([y, np.zeros((4, 3))], y)
     with pytest.raises(InputError, match="at least one image"):
         stacking_weights([y[:0]], y[:0])

@@ -13,7 +13,15 @@ ENCODERS = Registry(
 
 IMAGE_ENCODERS = Registry(
     "image encoder",
-    {"attention-routing": "braindecode_suite.encoders.attention_routing:AttentionRouting"},
+    {
+        "attention-routing": "braindecode_suite.encoders.attention_routing:AttentionRouting",
+        "cls-ridge": "braindecode_suite.encoders.cls_ridge:ClsRidge",
+        "pooled-ridge": "braindecode_suite.encoders.pooled_ridge:PooledRidge",
+        "kernel-ridge": "braindecode_suite.encoders.kernel_ridge:KernelRidge",
+        "factorised": "braindecode_suite.encoders.factorised:Factorised",
+        "receptive-field": "braindecode_suite.encoders.receptive_field:ReceptiveField",
+        "stacked": "braindecode_suite.encoders.stacked:Stacked",
+    },
 )
 
 TARGETS = Registry(
