@@ -199,7 +199,9 @@ class UnitSets:
         scores = np.asarray(r)
         check_shape("r", scores, "rows units", units=self.members.shape[1])
         wanted = self.statistics if statistics is None else statistics
-        parts = [self._summarise(scores[k : k + ROWS_AT_ONCE], wanted) for k in range(0, len(scores), ROWS_AT_ONCE)]
+        parts = [
+            self._summarise(scores[k : k + ROWS_AT_ONCE], wanted) for k in range(0, len(scores), ROWS_AT_ONCE)
+        ]
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
     def ceilings(self) -> dict[str, Floats]:
@@ -254,6 +256,8 @@ def _columns(values: NDArray[np.generic]) -> tuple[Floats, NDArray[np.bool_]]:
 
 def _ratio(covariance: Floats, spread: Floats, constant: NDArray[np.bool_], n: int) -> Floats:
     varies = spread > 1e-9 * n
-    r = np.divide(covariance, np.sqrt(np.where(varies, spread, 1)), out=np.zeros_like(covariance), where=varies)
+    r = np.divide(
+        covariance, np.sqrt(np.where(varies, spread, 1)), out=np.zeros_like(covariance), where=varies
+    )
     r[:, constant] = np.nan
     return np.clip(r, -1, 1)

@@ -50,7 +50,9 @@ def excess(maps: ArrayLike) -> Floats:
     [[0.0, 0.2], [0.2, 0.0]]
     """
     values = np.asarray(maps, np.float64)
-    return np.maximum(values - values.mean(axis=0), 0)
+    above = values - values.mean(axis=0)
+    rounding = 1e-9 * np.abs(values).max(initial=0)
+    return np.where(above > rounding, above, 0.0)
 
 
 def mass_per_area(maps: Floats, part: Floats) -> Floats:

@@ -108,7 +108,9 @@ def regions_of(results: Results) -> list[str]:
 def region_table(results: Results, scores: pd.DataFrame, order: list[str]) -> Table:
     """Return mean r of every model in every region, with its interval, beside the ceiling."""
     names = feature_names(results)
-    rows = where(scores, metric="encoding_r", scorer=MEAN, versus="", control="brain", target=next(iter(names), ""))
+    rows = where(
+        scores, metric="encoding_r", scorer=MEAN, versus="", control="brain", target=next(iter(names), "")
+    )
     rows = rows[rows["ci_low"].notna()]
     units = mapping(mapping(results.facts.get("encoding")).get("units of each set"))
     models = [name for name in results.models if (rows["model"] == name).any()]
@@ -189,7 +191,9 @@ def encoding_sentence(results: Results) -> str:
         return ""
     words = f"{model_title(row['model'])} predicts responses to {integer(row['n'])} new images with a mean r of {number(row['value'])}"
     words += f" {interval(row['ci_low'], row['ci_high'])} over all units"
-    aside = [] if missing(row["chance"]) else [f"chance {number(row['chance'])}, p = {p_text(row['p_value'])}"]
+    aside = (
+        [] if missing(row["chance"]) else [f"chance {number(row['chance'])}, p = {p_text(row['p_value'])}"]
+    )
     aside += [] if missing(row["ceiling"]) else [f"ceiling {number(row['ceiling'])}"]
     words += f" ({'; '.join(aside)})" if aside else ""
     gap = where(results.scores, scorer=BEST_RIVAL, roi="", target=row["target"], model=row["model"])

@@ -78,7 +78,9 @@ def gap_figure(
         if mark is not None
         else "A gap that is there on the early layer and gone on the late one says that the late layer has pooled already."
     )
-    return draw(name, figure, alt, f"{title}, with 95\u00a0% intervals over images; same images, paired.", look)
+    return draw(
+        name, figure, alt, f"{title}, with 95\u00a0% intervals over images; same images, paired.", look
+    )
 
 
 def _tone(value: float) -> str:
@@ -116,11 +118,23 @@ def objects_figure(
                 middle = own["value"].to_numpy(float)
                 spread = np.abs(np.stack([middle - own["ci_low"], own["ci_high"] - middle]).astype(float))
                 axis.errorbar(
-                    x, middle, yerr=spread, fmt="o", color=SERIES[k % 6], markersize=5, linewidth=2, label=title
+                    x,
+                    middle,
+                    yerr=spread,
+                    fmt="o",
+                    color=SERIES[k % 6],
+                    markersize=5,
+                    linewidth=2,
+                    label=title,
                 )
             axis.axhline(0, color=MUTED, linestyle="--", linewidth=1.2)
             axis.set_title(roi, fontsize=10)
-            axis.set_xticks(range(len(there)), [count.replace(" or more", "+") for count in there], fontsize=8.5, rotation=20)
+            axis.set_xticks(
+                range(len(there)),
+                [count.replace(" or more", "+") for count in there],
+                fontsize=8.5,
+                rotation=20,
+            )
             axis.grid(axis="x", visible=False)
         axes[0].set_ylabel("gap in mean r")
         axes[-1].legend(fontsize=8.5)
@@ -163,7 +177,9 @@ def routing_figure(rows: pd.DataFrame, names: Mapping[str, str]) -> FigureBlock 
             axis.grid(axis="y", visible=False)
         axes[0].set_yticks(list(height.values()), list(height), fontsize=9)
         axes[0].set_ylim(-0.7, len(regions) - 0.3)
-        figure.supxlabel("mass per area, own object over the others (grey: fitted on shuffled pairs)", fontsize=10)
+        figure.supxlabel(
+            "mass per area, own object over the others (grey: fitted on shuffled pairs)", fontsize=10
+        )
     brain = rows[rows["control"] == "brain"]
     alt = (
         f"Routing ratio of {len(regions)} regions from {len(targets)} layers: {int((brain['ci_low'] > 1).sum())} of {len(brain)} "
@@ -200,7 +216,9 @@ def routing_gallery(results: Results, names: Mapping[str, str]) -> list[FigureBl
 def _picture(results: Results, stimulus: str) -> np.ndarray | None:
     """Return a test image in grey, or None where its file is not in the results folder."""
     assert results.images is not None
-    rows = results.images[(results.images["stimulus_id"] == stimulus) & (results.images["control"] == "truth")]
+    rows = results.images[
+        (results.images["stimulus_id"] == stimulus) & (results.images["control"] == "truth")
+    ]
     if rows.empty:
         return None
     path = Path(results.folder / str(rows["path"].iloc[0])).resolve()
@@ -247,7 +265,13 @@ def _gallery(
                 if picture is not None:
                     axis.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
                 axis.imshow(
-                    shown, cmap="viridis", vmin=0, vmax=shown.max(), alpha=0.6, extent=frame, interpolation="nearest"
+                    shown,
+                    cmap="viridis",
+                    vmin=0,
+                    vmax=shown.max(),
+                    alpha=0.6,
+                    extent=frame,
+                    interpolation="nearest",
                 )
     title = model_title("attention-routing")
     return draw(

@@ -108,9 +108,16 @@ class EncodeWorkflow:
         """Return the names of the steps."""
         steps = ["open the study", "load the features", f"split by {self.protocol}", "leakage check"]
         for where in ("", *(f" on {name}" for name in self.alone)):
-            steps += [f"fit {self._fit_name(name, seed)}{where}" for name in self.models for seed in self._seeds(name)]
+            steps += [
+                f"fit {self._fit_name(name, seed)}{where}"
+                for name in self.models
+                for seed in self._seeds(name)
+            ]
         if self.config.shuffled_train:
-            steps += [f"fit {self._fit_name(self.config.encoder, seed)} on shuffled pairs" for seed in self.seeds[:1]]
+            steps += [
+                f"fit {self._fit_name(self.config.encoder, seed)} on shuffled pairs"
+                for seed in self.seeds[:1]
+            ]
         steps += ["stack"] if self.stacks else []
         return [*steps, "score", "routing maps", "save results and models", "report"]
 
@@ -292,7 +299,9 @@ class EncodeWorkflow:
     ) -> np.ndarray | None:
         """Return the noise ceiling of the mean over the scored images' repeats, or None where noise is not known."""
         if study.noise is None or len(study.noise.ncsnr) != truth.shape[1]:
-            steps.skip("noise ceiling", "the signal-to-noise ratio of the units is not known: no normalised scores")
+            steps.skip(
+                "noise ceiling", "the signal-to-noise ratio of the units is not known: no normalised scores"
+            )
             return None
         return np.asarray(study.noise.ceiling(repeats))
 
@@ -357,7 +366,9 @@ class EncodeWorkflow:
         settings: Settings,
         results: SubjectResults,
     ) -> None:
-        scenes = read_scenes(None if study.stimuli is None else study.stimuli.attributes, list(data.ids("test")))
+        scenes = read_scenes(
+            None if study.stimuli is None else study.stimuli.attributes, list(data.ids("test"))
+        )
         if not looks or scenes is None:
             reason = "the encoder has none" if not looks else "what lies where in the images is not known"
             steps.skip("routing maps", reason)
@@ -403,7 +414,9 @@ class EncodeWorkflow:
         results.latents["routing_ids"] = ids[at].astype(np.str_)
         for k, look in enumerate(own):
             results.latents[f"routing_{k}"] = look.grid.on_image(look.maps[at]).astype(np.float32)
-            results.latents[f"routing_{k}_mean"] = look.grid.on_image(look.maps.mean(axis=0)).astype(np.float32)
+            results.latents[f"routing_{k}_mean"] = look.grid.on_image(look.maps.mean(axis=0)).astype(
+                np.float32
+            )
         for stimulus_id, pixels in zip(ids[at], stimuli.images(list(ids[at])), strict=True):
             results.images.append(ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels))
 
@@ -443,8 +456,13 @@ class EncodeWorkflow:
             "encoding": {
                 "encoder": config.encoder,
                 "rivals": list(config.rivals),
-                "features": [JOIN.join(s.name for s in sources.values()), *(sources[n].name for n in self.alone)],
-                "groups": {name: list(rois) for name, rois in config.groups.items() if name in scores.sets.names},
+                "features": [
+                    JOIN.join(s.name for s in sources.values()),
+                    *(sources[n].name for n in self.alone),
+                ],
+                "groups": {
+                    name: list(rois) for name, rois in config.groups.items() if name in scores.sets.names
+                },
                 "units": scores.facts,
                 "units of each set": dict(
                     zip(scores.sets.names, scores.sets.members.sum(axis=1).tolist(), strict=True)
@@ -453,7 +471,9 @@ class EncodeWorkflow:
                 "ceiling threshold": config.threshold,
                 "chosen on validation images": chosen,
                 "maps": mapped,
-                "routing": {"queries": list(queries), "sources": list(grids)} if "routing_ids" in results.latents else None,
+                "routing": {"queries": list(queries), "sources": list(grids)}
+                if "routing_ids" in results.latents
+                else None,
             },
             "methods": methods(job.dataset.card, numbers, split, recipe.describe(), config, scores),
             "citations": [
@@ -489,7 +509,9 @@ class EncodeWorkflow:
             "features": list(self.config.features),
         }
         results.model_config = {**merged, "run": run}
-        results.model_card = encode_card(results.model_config, self.job.dataset.card, numbers, split, results.scores)
+        results.model_card = encode_card(
+            results.model_config, self.job.dataset.card, numbers, split, results.scores
+        )
 
 
 def history_rows(fit: FittedImageEncoder, target: str) -> list[dict[str, Any]]:

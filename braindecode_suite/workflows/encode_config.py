@@ -59,7 +59,10 @@ class EncodeConfig(WorkflowConfig):
     choosing_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     presets: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    features: Annotated[tuple[str, ...], Field(min_length=1)] = ("tiny-clip:block-1", "tiny-clip:block-4")
+    features: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "tiny-clip:block-1:with-cls",
+        "tiny-clip:block-4:with-cls",
+    )
     weights: dict[str, str] = Field(default_factory=dict)
     by_layer: bool = True
     shuffled_train: bool = True
@@ -86,7 +89,9 @@ class EncodeConfig(WorkflowConfig):
             raise ValueError("a stack of all models is made already; `stack: false` to fit one of your own")
         unknown = sorted({*self.presets, *self.settings} - models)
         if unknown:
-            raise ValueError(f"`presets` and `settings` must be of a model that is fitted; got {unknown[0]!r}")
+            raise ValueError(
+                f"`presets` and `settings` must be of a model that is fitted; got {unknown[0]!r}"
+            )
         foreign = sorted(set(self.weights) - set(self.features))
         if foreign:
             raise ValueError(f"`weights` must be of a feature that is read; got {foreign[0]!r}")

@@ -62,7 +62,11 @@ def methods(
     """Return paragraphs that say what was done, made from what was done."""
     sizes = split.card()["images"]
     over = scores.settings.unit
-    simulated = " The recordings are simulated: the results show model recovery, never performance." if card.simulated else ""
+    simulated = (
+        " The recordings are simulated: the results show model recovery, never performance."
+        if card.simulated
+        else ""
+    )
     beside = (
         f"Beside {config.encoder} stand {', '.join(config.rivals)}, on the same features, rows and images."
         if config.rivals
@@ -79,7 +83,11 @@ def methods(
         f"Models. {beside} Every model was offered all features ({', '.join(config.features)}), named beforehand. "
         f"{config.encoder} was fitted from {config.n_seeds} seed{'' if config.n_seeds == 1 else 's'}; its scores, not its "
         "predictions, are averaged over seeds."
-        + (" The stack weighs all models unit by unit (not negative, summing to one)." if config.stack and config.rivals else ""),
+        + (
+            " The stack weighs all models unit by unit (not negative, summing to one)."
+            if config.stack and config.rivals
+            else ""
+        ),
         "Scores. Predicted responses to test images were correlated over images with measured responses averaged over repeats, "
         "unit by unit, and averaged over units; medians are named as such. Normalised scores divide r squared by the noise "
         "ceiling of these averages: clipped unit by unit as in the Algonauts 2023 challenge, or as a ratio of sums with the sign "

@@ -215,7 +215,9 @@ def fit_image_encoder(
 
     arrays, facts = steps.arrays(label, key, compute)
     attention = {
-        source.name: arrays[f"attention_{k}"] for k, source in enumerate(sources) if f"attention_{k}" in arrays
+        source.name: arrays[f"attention_{k}"]
+        for k, source in enumerate(sources)
+        if f"attention_{k}" in arrays
     }
     return FittedImageEncoder(
         name=name,

@@ -13,7 +13,7 @@ from braindecode_suite.core.features import Grid
 from braindecode_suite.core.score import Score
 from braindecode_suite.datasets.simulate_anatomy import LABELS, PREFERRED
 from braindecode_suite.datasets.simulate_scenes import Scene, object_masks, scene_from_params
-from braindecode_suite.metrics.routing_maps import Parts, excess, routing_ratio
+from braindecode_suite.metrics.routing_maps import Parts, excess, mass_per_area, routing_ratio
 from braindecode_suite.workflows.encode_scoring import FEWEST_IMAGES, Settings
 
 PIXELS_A_TOKEN = 8
@@ -51,7 +51,9 @@ class Look:
 
     def of_region(self, roi: str) -> np.ndarray | None:
         """Return the mean map of a region's queries, of shape (images, height * width), or None where it has none."""
-        at = [k for k, query in enumerate(self.queries) if query.removeprefix("lh.").removeprefix("rh.") == roi]
+        at = [
+            k for k, query in enumerate(self.queries) if query.removeprefix("lh.").removeprefix("rh.") == roi
+        ]
         if not at:
             return None
         mean = np.asarray(self.maps[:, at], np.float64).mean(axis=1)
@@ -116,7 +118,7 @@ def routing_rows(look: Look, scenes: Sequence[Scene], settings: Settings) -> lis
     Returns
     -------
     list of Score
-        ``routing_ratio``; a region with fewer than `FEWEST_IMAGES` images has none.
+        ``routing_ratio``; a region has none with fewer than `FEWEST_IMAGES` images, or with maps that never change.
     """
     if look.grid.height != look.grid.width or not look.grid.height:
         return []
@@ -157,8 +159,8 @@ def _together(pooled: Sequence[tuple[np.ndarray, np.ndarray, Parts]]) -> tuple[n
 
 
 def _row(look: Look, roi: str, maps: np.ndarray, parts: Parts, settings: Settings) -> Score | None:
-    if not maps.any():
-        return None
+    if not mass_per_area(maps, parts.other).any():
+        return None  # maps that are the same for every image: there is no ratio
     interval, test = routing_ratio(
         maps,
         parts,

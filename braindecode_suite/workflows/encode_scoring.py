@@ -170,7 +170,13 @@ class EncodingScores:
         self._resampled: dict[tuple[str, str], Distribution] = {}
         for model in models:
             for predicted in model.test:
-                check_shape(f"predictions of {model.model}", predicted, "images units", images=len(truth), units=truth.shape[1])
+                check_shape(
+                    f"predictions of {model.model}",
+                    predicted,
+                    "images units",
+                    images=len(truth),
+                    units=truth.shape[1],
+                )
         finite = np.isfinite(truth).all(axis=0)
         varies = np.ptp(np.where(finite, truth, 0), axis=0) > 0
         predicted_by_all = np.all([np.isfinite(p).all(axis=0) for m in models for p in m.test], axis=0)
@@ -295,7 +301,8 @@ class EncodingScores:
         base = replace(self._base(model, R_MEAN), ci_over="")
         values = [self.sets.summarise(encoding_r(*self._known(p))[None])[R_MEAN][0, at] for p in model.test]
         return [
-            replace(base, seed=seed, value=float(value)) for seed, value in zip(model.seeds, values, strict=True)
+            replace(base, seed=seed, value=float(value))
+            for seed, value in zip(model.seeds, values, strict=True)
         ]
 
     def paired_rows(
