@@ -332,7 +332,7 @@ def test_maps_that_follow_the_face_are_found_in_scenes_with_a_face_and_another_o
     images, parts = found
     assert_allclose(images, [k for k in range(30) if k % 5])
     maps = np.full((30, 2, 16), 1 / 16)
-    maps[images, 1] = parts.own + 0.1 * rng.uniform(size=(24, 16))
+    maps[images, 1] = parts.own + 0.8 * rng.uniform(size=(24, 16))
     look = Look(
         model="m", seed="0", control="brain", target="t", maps=maps, queries=("lh.V1v", "rh.FFA-1"), grid=grid
     )
