@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -219,7 +220,7 @@ def predictions(name: str, *values: np.ndarray, choosing: np.ndarray | None = No
     return Predictions(model=name, target="x", seeds=seeds, test=values, choosing=held)
 
 
-def scored(truth: np.ndarray, models: list[Predictions], **changed: object) -> EncodingScores:
+def scored(truth: np.ndarray, models: list[Predictions], **changed: Any) -> EncodingScores:
     settings = replace(Settings(subject="01", split="s", n_bootstrap=200), **changed)
     ceiling, repeats = np.full(truth.shape[1], 0.5), np.full(len(truth), 3)
     return EncodingScores(truth, repeats, ceiling, {"": np.ones(truth.shape[1], bool)}, models, settings)

@@ -324,7 +324,7 @@ class EncodeWorkflow:
         results.scores += scores.seed_rows(encoder)
         for model in (model for layer in layers for model in layer):
             results.scores += scores.plain_rows(model, (R_MEAN,))
-        subsets = object_counts(study, data.ids("test"))
+        subsets = object_counts(study, list(data.ids("test")))
         for own, *others in (main, *layers) if rivals else ():
             best = choose_best(others, choosing, scores.sets)
             found["best rival"][own.target] = best
