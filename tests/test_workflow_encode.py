@@ -279,16 +279,12 @@ def test_seeds_are_averaged_as_scores_not_as_predictions() -> None:
     assert row.seed == "0,1,2"
 
 
-def test_the_choice_looks_at_validation_images_only() -> None:
+def test_the_choice_looks_at_validation_predictions_only() -> None:
     rng = np.random.default_rng(3)
-    test, held = rng.standard_normal((2, 30, 4)).astype(np.float32)
-    noise = rng.standard_normal((30, 4)).astype(np.float32)
-    best_on_test, best_on_held = (
-        predictions("x", test, choosing=noise),
-        predictions("y", noise, choosing=held),
-    )
-    found = scored(test, [best_on_test, best_on_held])
-    assert choose_best([best_on_test, best_on_held], held, found.sets) == {"": "y"}
+    held, noise = rng.standard_normal((2, 30, 4)).astype(np.float32)
+    by_test, by_validation = predictions("x", held, choosing=noise), predictions("y", noise, choosing=held)
+    sets = scored(held, [by_test, by_validation]).sets
+    assert choose_best([by_test, by_validation], held, sets) == {"": "y"}
 
 
 def test_intervals_of_squares_are_centred_on_the_value() -> None:
