@@ -58,15 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path)
     run.add_argument("level", choices=("participant", "group"))
-    run.add_argument(
-        "--participant-label",
-        "--participant_label",
-        nargs="+",
-        default=[],
-        type=subject_label,
-        metavar="LABEL",
-        help="subjects, with or without the sub- prefix; all by default",
-    )
+    _participants(run, "subjects, with or without the sub- prefix; all by default")
     run.add_argument("--data-dir", type=Path, help="where the data are; simulated studies are written there")
     run.add_argument("--workflow", help="by default the dataset's own")
     run.add_argument("--config", type=Path, help="YAML file with values that change the preset's")
@@ -104,6 +96,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("dataset", metavar="DATASET")
     check.add_argument("--data-dir", type=Path)
+    _participants(check, "whose splits are shown; the first one by default")
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a dataset from its open mirror, or say where to ask for it",
+        allow_abbrev=False,
+    )
+    fetch.add_argument(
+        "dataset", metavar="DATASET", help="catalogue name, or an OpenNeuro number such as ds001246"
+    )
+    fetch.add_argument("--data-dir", type=Path, help="where to; what is there already and right stays")
+    _participants(fetch, "only these subjects, and the files that belong to none; all by default")
+    fetch.add_argument(
+        "--everything", action="store_true", help="raw BOLD too, not only what the loader reads"
+    )
+    fetch.add_argument("--dry-run", action="store_true", help="list the files and stop")
+    fetch.add_argument("--bucket", metavar="URL", help="another address of the bucket")
 
     doctor = commands.add_parser(
         "doctor", help="what this machine has, and a self-check of ten seconds", allow_abbrev=False
@@ -119,6 +128,18 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--work-dir", type=Path, help="scratch folder, a temporary one by default")
     verify.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     return parser
+
+
+def _participants(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--participant-label",
+        "--participant_label",
+        nargs="+",
+        default=[],
+        type=subject_label,
+        metavar="LABEL",
+        help=text,
+    )
 
 
 def _computing(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "list": lambda: _list(arguments.catalogue),
         "describe": lambda: _describe(arguments.name),
         "check": lambda: _check(arguments),
+        "fetch": lambda: _fetch(arguments),
         "doctor": lambda: _doctor(arguments.device),
         "verify": lambda: _verify(arguments),
     }
@@ -234,9 +256,26 @@ def _describe(name: str) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from braindecode_suite.workflows.inputs import check_dataset
+    from braindecode_suite.workflows.check import check_dataset
 
-    return check_dataset(arguments.dataset, arguments.data_dir)
+    return check_dataset(
+        arguments.dataset, arguments.data_dir, tuple(dict.fromkeys(arguments.participant_label))
+    )
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from braindecode_suite.datasets.openneuro import BUCKET
+    from braindecode_suite.workflows.fetch import fetch_dataset
+
+    return fetch_dataset(
+        arguments.dataset,
+        arguments.data_dir,
+        subjects=tuple(dict.fromkeys(arguments.participant_label)),
+        everything=arguments.everything,
+        dry_run=arguments.dry_run,
+        bucket=(arguments.bucket or BUCKET).rstrip("/"),
+        progress=sys.stderr.isatty(),
+    )
 
 
 def _doctor(device: str) -> int:

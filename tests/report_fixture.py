@@ -95,6 +95,8 @@ def retrieval(subject: str, ids: np.ndarray, noise: float, rng: np.random.Genera
     train_ids = np.array([f"{90000 + i}" for i in range(n_train)], dtype=object)
     truth = rng.normal(size=(len(ids), width)) + 1
     train = rng.normal(size=(n_train, width)) + 1
+    held_ids = np.array([f"{80000 + i}" for i in range(30)], dtype=object)
+    held = rng.normal(size=(len(held_ids), width)) + 1
 
     def latents(values: np.ndarray, names: np.ndarray, kind: Any) -> Latents:
         return Latents(values[:, None].astype(np.float32), names, "tiny-clip", kind)
@@ -109,12 +111,13 @@ def retrieval(subject: str, ids: np.ndarray, noise: float, rng: np.random.Genera
                     seed=seed,
                     test=latents(test, np.repeat(ids, 3), "predicted"),
                     train=latents(train + noise * rng.normal(size=train.shape) + 0.5, train_ids, "predicted"),
+                    validation=latents(
+                        held + (noise + more) * rng.normal(size=held.shape) + 0.5, held_ids, "predicted"
+                    ),
                 )
             )
     shuffled = latents(rng.normal(size=(3 * len(ids), width)), np.repeat(ids, 3), "predicted")
-    models.append(
-        Predicted(model="mindeye", seed="0", control="shuffled-train", test=shuffled, train=models[0].train)
-    )
+    models.append(replace(models[0], control="shuffled-train", test=shuffled))
     settings = Settings(
         subject=subject,
         split=split,
@@ -123,7 +126,13 @@ def retrieval(subject: str, ids: np.ndarray, noise: float, rng: np.random.Genera
         n_permutations=1000,
         ceilings={("brain_to_image", 20): 0.93, ("brain_to_image", len(ids)): 0.81},
     )
-    return score_retrieval(models, latents(train, train_ids, "true"), latents(truth, ids, "true"), settings)
+    return score_retrieval(
+        models,
+        latents(train, train_ids, "true"),
+        latents(truth, ids, "true"),
+        settings,
+        validation_true=latents(held, held_ids, "true"),
+    )
 
 
 def facts(subject: str, **changed: Any) -> Metadata:

@@ -386,12 +386,17 @@ def test_the_papers_settings_are_as_published() -> None:
     assert (training.epochs, training.batch_size, paper.overlap, paper.temperature) == (15, 16, "sum", 50.0)
 
 
-def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings("default::braindecode_suite.learning.ridge.GridEdgeWarning")  # a tiny study
+def test_the_examples_of_the_guide_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guide = Path(__file__).parents[1] / "docs" / "encoding.md"
-    (code,) = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(code, names)
+    for code in examples:
+        exec(code, names)
     assert names["responses"].shape == (2, names["study"].n_units)
     assert names["maps"].shape == (2, len(names["model"].query_names()), 8, 8)
     assert AttentionRouting.load(tmp_path / "model").query_names() == names["model"].query_names()
+    assert names["stack"].weights()

@@ -117,7 +117,7 @@ def test_opening_reads_no_bold(folder, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("BOLD was read")
 
-    monkeypatch.setattr("braindecode_suite.datasets.single_trial_betas.read_series", refuse)
+    monkeypatch.setattr("braindecode_suite.datasets.single_trial_betas.read_run", refuse)
     study = BIDS_FMRI.open(folder, "01", tmp_path, **MNI)
     assert study.responses.shape == (72, study.n_units)
     assert not any(tmp_path.iterdir())
@@ -448,6 +448,12 @@ def test_a_bids_folder_goes_through_to_a_decoding_report(folder, tmp_path):
     assert headline["p_value"] < 0.01
     report = (tmp_path / "out" / "sub-01.html").read_text()
     assert "LSA, library, from BOLD" in report
+    # the images come back in other runs: chance says so, and new images are scored beside
+    new = table[(table["split"] == "leave-one-run-out-new-images") & (table["metric"] == "accuracy")].iloc[0]
+    assert headline["chance"] > 0.26
+    assert new["chance"] < headline["chance"] - 0.02
+    assert "Names the class of new images" in report
+    assert "100 % of the test examples show an image that the training part shows too" in report
 
 
 @pytest.mark.parametrize("spacing", [4.0, 10.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from braindecode_suite.cli import main
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.protocols import Dataset, SimulatedDataset
 from braindecode_suite.core.recipe import Recipe, ZScore
@@ -193,8 +196,35 @@ def test_unknown_subjects_and_options_are_refused(name, label, dataset, find_fol
     folder = find_folder(name)
     with pytest.raises(InputError, match="subject"):
         dataset.open(folder, "77", tmp_path)
-    with pytest.raises(InputError, match="no_such_option"):
+    with pytest.raises(InputError, match=rf"`dataset_options` of {name}: expected .*found 'no_such_option'"):
         dataset.open(folder, label, tmp_path, no_such_option=1)
+
+
+def test_options_are_declared_with_defaults_that_open_takes(
+    name, label, dataset, study, find_folder, tmp_path
+):
+    options = dataset.options_class()
+    assert isinstance(options, Config)
+    described = inspect.getdoc(dataset.options_class) or ""
+    missing = [field for field in dataset.options_class.model_fields if field not in described]
+    assert not missing, f"not in the docstring: {missing}"
+    again = dataset.open(find_folder(name), label, tmp_path / "again", **options.model_dump(mode="json"))
+    pd.testing.assert_frame_equal(again.trials, study.trials)
+    assert again.space.describe() == study.space.describe()
+
+
+def test_a_wrong_option_stops_a_dry_run_and_lists_the_right_ones(name, dataset, tmp_path, capsys):
+    words = ["run", name, str(tmp_path / "out"), "participant", "--data-dir", str(tmp_path), "--dry-run"]
+    assert main([*words, "--set", "dataset_options.no_such_option=1"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    known = ", ".join(sorted(dataset.options_class.model_fields))
+    assert f"`dataset_options` of {name}: expected {f'one of {known}' if known else 'none'};" in line
+    assert "found 'no_such_option'" in line
+    for field in dataset.options_class.model_fields:  # no option is a mapping with a number in it
+        assert main([*words, "--set", f"dataset_options.{field}={{0: 1}}"]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"`dataset_options` of {name}: expected {field}" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_protocol_of_the_card_splits_the_study(name, dataset, study):

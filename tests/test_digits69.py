@@ -156,7 +156,7 @@ def test_wrong_arguments_are_refused(made, tmp_path):
         DIGITS69.open(tmp_path, "01", tmp_path)
     with pytest.raises(InputError, match="`subject`: expected '01'; found '02'"):
         DIGITS69.open(made, "02", tmp_path)
-    with pytest.raises(InputError, match="`dataset_options`: expected none for digits69; found betas"):
+    with pytest.raises(InputError, match="`dataset_options` of digits69: expected none; found 'betas'"):
         DIGITS69.open(made, "01", tmp_path, betas="b3")
     with pytest.raises(InputError, match="expected ids of digits69, train-00 to test-09; found 'test-10'"):
         DIGITS69.open(made, "01", tmp_path).stimuli.images(["test-10"])

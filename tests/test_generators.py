@@ -210,12 +210,24 @@ def test_the_best_of_several_is_the_one_nearest_to_the_predicted_embedding(gener
     assert_array_equal(one.images, generator.generate(latents, SEEDS))
 
 
-def test_candidates_are_never_chosen_by_the_true_image(generator):
+def test_candidates_are_chosen_by_the_true_image_for_the_ceiling_alone(generator):
     latents = conditions(generator)
     ids = latents["image"].ids
     truth = Latents(np.ones((5, 1, 2), np.float32), ids, "red", "true")
     with pytest.raises(InputError, match="latents predicted from the brain; found true latents"):
         generator.generate_best(latents, SEEDS, n_candidates=2, chooser=RedTarget(), predicted=truth)
+    wish = Latents(truth.values, ids, "red", "predicted")
+    ceiling, plain = (
+        generator.generate_best(
+            latents, SEEDS, n_candidates=2, chooser=RedTarget(), predicted=wanted, ceiling=asked
+        )
+        for wanted, asked in ((truth, True), (wish, False))
+    )
+    assert_array_equal(ceiling.images, plain.images)  # the ceiling is drawn and chosen in the same way
+    with pytest.raises(InputError, match="true latents, for the ceiling; found predicted latents"):
+        generator.generate_best(
+            latents, SEEDS, n_candidates=2, chooser=RedTarget(), predicted=wish, ceiling=True
+        )
     blue = Latents(np.ones((5, 1, 2), np.float32), ids, "blue", "predicted")
     with pytest.raises(InputError, match="expected latents of 'red'; found 'blue'"):
         generator.generate_best(latents, SEEDS, n_candidates=2, chooser=RedTarget(), predicted=blue)

@@ -97,10 +97,10 @@ def measured(study: Study, first: int, last: int) -> np.ndarray:
 
 
 def test_it_obeys_the_protocol_and_is_documented(world: World, encoder: Any) -> None:
-    assert isinstance(encoder, ImageEncoder)
     cls: Any = type(encoder)
     assert issubclass(cls.config_class, Config)
     assert encoder.n_parameters > 0
+    assert isinstance(encoder, ImageEncoder)
     for thing in (cls, cls.fit, cls.predict, cls.save, cls.load, cls.config_class):
         assert len(inspect.getdoc(thing) or "") > 20, thing
 

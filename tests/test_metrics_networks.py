@@ -21,6 +21,7 @@ from braindecode_suite.metrics.networks import (
     alexnet2,
     alexnet5,
     available_scorers,
+    circular_scorers,
     network_features,
     network_score,
     swav,
@@ -127,6 +128,23 @@ def test_unknown_network_and_empty_set_are_refused(images, networks):
         network_score("alexnet-2", *images)
     with pytest.raises(InputError, match="at least one image; found none"):
         network_features("swav", images[0][:0], weights=networks[0] / "swav.pth")
+
+
+@pytest.mark.parametrize(
+    ("networks", "circular"),
+    [
+        (["ViT-L-14/openai"], {"clip"}),
+        (["ViT-bigG-14/laion2b_s39b_b160k", "ViT-L-14/openai"], {"clip"}),
+        (["ViT-L-14/0123456789ab"], {"clip"}),  # local weights of the architecture may be the published ones
+        (["ViT-L-14/laion2b_s32b_b82k"], set()),
+        (["ViT-B-32/openai"], set()),
+        (["tiny-clip/077967f47797"], set()),
+        (["alexnet/imagenet1k_v1"], {"alexnet2", "alexnet5"}),
+        ([], set()),
+    ],
+)
+def test_a_score_is_circular_where_its_network_is_among_those_in_use(networks, circular):
+    assert circular_scorers(networks) == circular
 
 
 def test_identification_has_an_analytic_chance_and_distances_have_none():

@@ -16,7 +16,7 @@ from torchvision import models, transforms
 
 from braindecode_suite.core import networks
 from braindecode_suite.core.errors import InputError, MissingWeights, UnknownName
-from braindecode_suite.core.networks import find_open_clip, load_open_clip
+from braindecode_suite.core.networks import find_open_clip, load_open_clip, same_network
 from braindecode_suite.core.networks_scoring import FEATURE_NETWORKS, feature_network, weights_present
 
 ATOL = 2e-5
@@ -142,6 +142,38 @@ def test_tags_trained_with_quick_gelu_say_so(tmp_path, monkeypatch):
     assert find_open_clip("ViT-L-14/openai").quick_gelu
     assert not find_open_clip("ViT-bigG-14/laion2b_s39b_b160k").quick_gelu
     assert find_open_clip("ViT-bigG-14/laion2b_s39b_b160k").width == 1280
+
+
+def test_a_network_is_known_by_architecture_and_weights_whatever_its_resolution(tmp_path, monkeypatch):
+    file = tmp_path / "some.safetensors"
+    file.write_bytes(b"")
+    monkeypatch.setattr(networks, "_in_hub_cache", lambda trained: file)
+    openai = find_open_clip("ViT-L-14/openai").network
+    assert openai == "ViT-L-14/openai"
+    for name in ("ViT-L-14-336/openai", "ViT-L-14-quickgelu/openai", "ViT-L-14-336-quickgelu/openai"):
+        assert same_network(find_open_clip(name).network, openai)
+    for name in (
+        "ViT-L-14/dfn2b",
+        "ViT-L-14-CLIPA-336/datacomp1b",
+        "ViT-B-16/openai",
+        "ViT-H-14-378-quickgelu/dfn5b",
+    ):
+        assert not same_network(find_open_clip(name).network, openai)
+    assert same_network(find_open_clip("ViT-L-14", file).network, openai)  # a file may hold any weights
+    assert not same_network(find_open_clip("ViT-B-16", file).network, openai)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "same"), [("ViT-L-14-336", True), ("ViT-L-16", False), ("ViT-B-32", False)]
+)
+def test_a_network_in_a_folder_is_known_by_its_image_tower(tmp_path, architecture, same):
+    folder = tmp_path / "my-clip"
+    folder.mkdir()
+    config = open_clip.get_model_config(architecture) or open_clip.get_model_config("ViT-L-14")
+    config["vision_cfg"]["patch_size"] = int(architecture.split("-")[2])
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
+    (folder / "open_clip_model.safetensors").write_bytes(b"weights")
+    assert same_network(find_open_clip(str(folder)).network, "ViT-L-14/openai") is same
 
 
 def test_weights_that_are_not_here_are_missed_not_downloaded(tmp_path, monkeypatch):

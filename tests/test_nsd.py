@@ -287,7 +287,11 @@ def test_a_truncated_nifti_session_is_refused(simulated_folder, tmp_path):
     shutil.copytree(simulated_folder, folder, copy_function=os.link)
     path = own(folder / BETAS / "betas_session02.nii.gz")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(folder, r"betas_session02\.nii\.gz: expected a whole beta file", format="nii.gz")
+    refused(
+        folder,
+        r"betas_session02\.nii\.gz: expected 60 (whole )?volumes; .*\(download it again\)",
+        format="nii.gz",
+    )
 
 
 def test_a_file_that_is_no_hdf5_is_refused(copy):
@@ -334,7 +338,7 @@ def test_one_region_file_of_another_shape_is_refused(copy):
 
 def test_a_mask_that_is_no_nifti_is_refused(copy):
     own(copy / FUNCTIONAL / "roi" / "streams.nii.gz").write_bytes(b"nothing")
-    refused(copy, r"streams\.nii\.gz: expected a mask of regions, a NIfTI file")
+    refused(copy, r"streams\.nii\.gz: expected a mask of regions as NIfTI")
 
 
 @pytest.mark.parametrize(
@@ -432,12 +436,15 @@ def test_a_damaged_label_table_is_refused(copy):
     ("options", "match"),
     [
         ({"roi": "V9"}, r"`roi`: expected one of .*V1v.*; found 'V9'"),
-        ({"betas": "b4"}, r"`betas`: expected one of b1, b2, b3"),
+        ({"betas": "b4"}, r"`dataset_options` of nsd: expected betas: .*'b1', 'b2', 'b3'.*; found 'b4'"),
         ({"betas": "b2"}, r"betas_fithrf: expected a folder .* \(there are betas_fithrf_GLMdenoise_RR\)"),
         ({"sessions": [2, 31]}, r"expected sessions 2, 31; found no session 31"),
         ({"format": "nii"}, r"found no beta file"),
-        ({"region": "V1v"}, r"options of nsd: expected a known config key; found 'region'"),
-        ({"format": "mat"}, r"options of nsd: expected format"),
+        (
+            {"region": "V1v"},
+            r"`dataset_options` of nsd: expected one of betas, format, prepare, roi, sessions, space; found 'region'",
+        ),
+        ({"format": "mat"}, r"`dataset_options` of nsd: expected format: .*'hdf5'.*; found 'mat'"),
     ],
 )
 def test_an_unknown_option_is_refused(copy, options, match):

@@ -212,10 +212,10 @@ def test_broken_files_are_refused(tmp_path):
     np.save(tmp_path / "nan.npy", broken)
     (tmp_path / "text.mat").write_text("no matrix " * 50)
     for subject, message in (
-        ("cut", r"cut\.npy: expected time series of parcels; found ValueError"),
+        ("cut", r"cut\.npy: expected time series of parcels; found mmap length"),
         (
             "pickled",
-            r"pickled\.npy: expected time series of parcels; found ValueError: .*Python objects",
+            r"pickled\.npy: expected time series of parcels; found .*Python objects",
         ),
         ("text", r"text\.mat: expected time series of parcels"),
     ):
@@ -252,3 +252,22 @@ def test_the_real_series_are_five_subjects_of_94_parcels_at_720_ms():
         PARCELS.open(REAL, subjects[0], REAL, repetition_time=2.0)
     with pytest.raises(InputError, match="expected AAL2, as the data are; found Schaefer2018_100Parcels"):
         PARCELS.open(REAL, subjects[0], REAL, atlas="Schaefer2018_100Parcels")
+
+
+def test_the_image_of_the_atlas_takes_values_back_to_the_brain(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_tsv(data / "a.tsv", series(), RepetitionTime=1.5)
+    describe(data)
+    values = np.zeros((3, 2, 2), np.int16)
+    values[0, 1, 0], values[2, 0, 1], values[1, 1, 1] = 3, 1, 2
+    nib.Nifti1Image(values, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "atlas.nii.gz")
+    options = {"atlas_image": str(tmp_path / "atlas.nii.gz"), "atlas_template": "MNI152NLin6Asym"}
+    study = PARCELS.open(data, "a", tmp_path, **options)
+    assert study.space.template == "MNI152NLin6Asym"
+    back = np.asarray(study.space.inverse_transform(np.array([10.0, 20, 30])).dataobj)
+    assert (back[2, 0, 1], back[1, 1, 1], back[0, 1, 0]) == (10, 20, 30)
+    assert PARCELS.open(data, "a", tmp_path).space.volume is None
+    nib.Nifti1Image(np.where(values == 3, 7, values), np.eye(4)).to_filename(tmp_path / "atlas.nii.gz")
+    with pytest.raises(InputError, match=r"values 1 to 3, one a parcel in order; found 3 values from 0 to 7"):
+        PARCELS.open(data, "a", tmp_path, **options)

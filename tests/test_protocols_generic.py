@@ -125,3 +125,29 @@ def test_whole_clusters_of_the_target_are_held_out_for_any_dataset():
         PROTOCOLS["cluster-disjoint"](studies)
     with pytest.raises(InputError, match="protocol 'cluster-disjoint': expected at least 10 images; found 4"):
         PROTOCOLS["cluster-disjoint"]([study_of("1", "abcd")], vectors_of=vectors_of)
+
+
+def test_the_images_of_the_run_left_out_train_nowhere():
+    ids = [*"abcd", *"cdef", *"efab"] * 2
+    study = study_of("01", ids)
+    study.trials["run"] = np.repeat(np.arange(6), 4)
+    splits = PROTOCOLS["leave-one-run-out-new-images"]([study])
+    assert len(splits) == 6
+    for k, split in enumerate(splits):
+        assert split.disjoint == {"run", "stimulus"}
+        assert set(study.trials["run"].iloc[split.test[0]]) == {k}
+        used = np.concatenate([split.train[0], split.validation[0]])
+        assert split.keys("test", "stimulus") == set(ids[4 * k : 4 * k + 4])
+        # exactly the trials of other runs whose image the run left out does not show
+        expected = [i for i, name in enumerate(ids) if i // 4 != k and name not in ids[4 * k : 4 * k + 4]]
+        assert sorted(used) == expected
+        assert len(split.validation[0])
+    everything = study_of("01", list("abc") * 4)
+    everything.trials["run"] = np.repeat(np.arange(4), 3)
+    with pytest.raises(
+        InputError,
+        match="protocol 'leave-one-run-out-new-images', run 1: expected images that this run does not show, to train on; found 0",
+    ):
+        PROTOCOLS["leave-one-run-out-new-images"]([everything])
+    with pytest.raises(InputError, match="expected at least 3 sessions"):
+        PROTOCOLS["leave-one-session-out-new-images"]([study])

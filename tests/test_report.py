@@ -27,6 +27,7 @@ from braindecode_suite.report.results import Results, read_results
 from braindecode_suite.report.selection import pick, versus_row
 from braindecode_suite.report.subject import write_subject_report
 from braindecode_suite.report.summary import headline_rows, make_card, summarise
+from braindecode_suite.report.tables import ceiling_note, retrieval_tables
 from braindecode_suite.report.wording import number
 from tests.report_fixture import facts, write_digit_results, write_scene_results
 
@@ -375,6 +376,37 @@ def test_cards_carry_everything_that_makes_a_number_trustworthy(scene_results: R
     assert card.bar.low is not None
     assert card.bar.high is not None
     assert card.bar.low <= card.bar.value <= card.bar.high
+
+
+def test_a_missing_ceiling_has_its_reason_where_ceilings_stand(
+    pages: dict[str, str], scene_results: Results
+) -> None:
+    known = (
+        "Ceiling: what the oracle reaches, worked out for Retrieval, brain \u2192 image, top 1. It is empty"
+    )
+    for name, places in (("scenes", 3), ("group", 1)):  # both retrieval tables, and all scores
+        assert pages[name].count(known) == places
+    assert pages["digits"].count("Ceiling: none. The model that generated real recordings is not known") == 1
+    retrieval = retrieval_tables(scene_results)
+    assert any("ceiling" in table.headings for table in retrieval)
+    assert all(table.note.startswith("Ceiling: what the oracle reaches") for table in retrieval)
+    without = changed(
+        scene_results,
+        scores=scene_results.scores.assign(ceiling=np.nan),
+        facts={
+            **scene_results.facts,
+            "steps": [{"name": "oracle", "status": "failed", "detail": "out of memory"}],
+        },
+    )
+    for table in retrieval_tables(without):
+        assert "ceiling" not in table.headings
+        assert table.note == "Ceiling: none; step 'oracle' failed: out of memory."
+    card = make_card(without, *headline_rows(without)[0])
+    assert dict(card.facts)["Oracle"] == "not worked out for this score"
+    encoding = scene_results.scores.assign(metric="encoding_r", ceiling=0.6)
+    assert ceiling_note(encoding, simulated=False).startswith(
+        "Ceiling: the noise ceiling, worked out for Encoding correlation."
+    )
 
 
 def test_a_paired_difference_is_never_taken_from_another_stage(scene_results: Results) -> None:

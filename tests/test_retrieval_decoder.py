@@ -43,7 +43,7 @@ def test_raw_and_centred_cosine_equal_scikit_learn(rows):
     assert_allclose(centred, cosine_similarity(q - means[0], g - means[1]), atol=1e-12)
 
 
-def test_csls_equals_its_formula_with_hubs_of_training_rows(rows):
+def test_csls_equals_its_formula_with_hubs_of_the_rows_it_was_given(rows):
     q, g, p, t = (rows[name].flat.astype(float) for name in ("queries", "gallery", "predicted", "true"))
     around_q = np.sort(cosine_similarity(q, t), axis=1)[:, -10:].mean(axis=1)
     around_g = np.sort(cosine_similarity(g, p), axis=1)[:, -10:].mean(axis=1)

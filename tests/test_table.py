@@ -232,7 +232,7 @@ def truncate_image(folder):
         ),
         (with_nan, r"responses\.npy: expected finite responses; found 1 NaN .*row 7, unit 3"),
         (wrong_mask, r"mask\.nii\.gz: expected a volume with 5 voxels above 0, one a unit; found 8"),
-        (save("mask.nii.gz", b"no"), r"mask\.nii\.gz: expected a NIfTI mask"),
+        (save("mask.nii.gz", b"no"), r"mask\.nii\.gz: expected a mask as NIfTI"),
         (small_image, r"picture5\.png: expected 9 x 6 pixels, as picture0\.png; found 4 x 4"),
         (truncate_image, r"picture5\.png: expected a whole image"),
         (save("images/picture5.png", "text"), r"picture5\.png: expected an image"),
@@ -276,7 +276,7 @@ def test_an_object_array_is_not_unpickled(folder):
 def test_unknown_subjects_options_and_ids_are_refused(folder):
     with pytest.raises(UnknownName, match=r"`subject`: expected one of 01; found '02'"):
         open_table(folder, "02")
-    with pytest.raises(InputError, match=r"options of table: expected a known config key; found 'roi'"):
+    with pytest.raises(InputError, match=r"`dataset_options` of table: expected one of unit; found 'roi'"):
         open_table(folder, roi="V1")
     with pytest.raises(UnknownName, match=r"expected an id of trials\.tsv; found 'picture9'"):
         open_table(folder).stimuli.images(["picture9"])

@@ -1,5 +1,7 @@
 """Controls: shuffling keeps what it should, and the relabelled ridge is the ridge."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from braindecode_suite.workflows.controls import (
     relabelled_ridge,
     shuffled_pairs,
 )
+from braindecode_suite.workflows.reconstruction import _without_brain
 
 N_IMAGES, REPEATS, UNITS, WIDTH = 40, 2, 8, 3
 ALPHAS = (0.01, 0.1, 1.0, 10.0)
@@ -104,6 +107,34 @@ def test_category_only_is_empty_with_a_reason_where_it_cannot_be_made(
     attributes: pd.DataFrame | None, reason: str
 ) -> None:
     assert category_latents(true_latents(), attributes, np.array(["a"], dtype=object)) == reason
+
+
+def test_every_image_without_a_brain_is_drawn_alike_and_only_the_ceiling_is_chosen_by_the_truth() -> None:
+    every = true_latents()
+    ids, train_ids = every.ids[:2], every.ids[2:]
+    attributes = pd.DataFrame({"category": ["cup", "dog"] * 3}, index=every.ids)
+    drawing = SimpleNamespace(
+        ids=ids,
+        train_ids=train_ids,
+        stimuli=SimpleNamespace(attributes=attributes),
+        true=lambda role, some: every.select(some),
+    )
+    calls = {}
+
+    def drawn(name, latents, wanted, *, ceiling=False):
+        calls[name] = (latents, wanted, ceiling)
+        return np.zeros((2, 4, 4, 3), np.uint8)
+
+    first = SimpleNamespace(test={"retrieval": every, "image": every, "init": every}, seed="0")
+    sets = _without_brain(drawing, first, drawn, {"skipped": {}})  # type: ignore[arg-type]
+    assert [one.control for one in sets] == ["null-condition", "category-only", "true-latent"]
+    assert all(set(latents) == {"image", "init"} for latents, _, _ in calls.values())
+    assert {name: (wanted.kind, ceiling) for name, (_, wanted, ceiling) in calls.items()} == {
+        "null-condition": ("predicted", False),
+        "category-only": ("predicted", False),
+        "true-latent": ("true", True),
+    }
+    np.testing.assert_array_equal(calls["true-latent"][1].values, every.select(ids).values)
 
 
 def test_each_relabelling_is_the_whole_ridge_fitted_again(study: Study) -> None:

@@ -146,7 +146,8 @@ def test_the_stack_is_a_convex_sum_of_the_models(finished: Path, scores: pd.Data
 
 
 def test_maps_models_and_a_report_are_there(finished: Path, facts: dict) -> None:
-    for name in facts["encoding"]["maps"]:
+    for name in ("ncsnr", "attentionroutingR", "clsridgeR", "pooledridgeR", "stackedR"):
+        assert name in facts["brain"]["maps"]
         assert (finished / f"{STEM}stat-{name}_statmap.nii.gz").is_file()
     models = finished / "models" / "sub-01_desc-encode"
     assert {"config.json", "README.md", "attention-routing_seed-1.safetensors"} <= {
@@ -159,7 +160,7 @@ def test_maps_models_and_a_report_are_there(finished: Path, facts: dict) -> None
         "gap-by-objects-",
         "stack-",
         "routing-0-",
-        "map-attentionroutingR-",
+        "attentionroutingr-slices",
     ):
         assert f'id="{part}' in text, part
     assert "Attention routing predicts responses to 40 new images with a mean r of" in text

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.learning.synthetic import make_latents, make_study
-from braindecode_suite.workflows.fitting import HASHED_ROWS, encoder_config, study_identity
+from braindecode_suite.core.manifest import RunLog
+from braindecode_suite.core.protocols import FitContext
+from braindecode_suite.core.split import Split
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.learning.synthetic import TableTarget, make_latents, make_study, rows_of
+from braindecode_suite.workflows.fitting import (
+    HASHED_ROWS,
+    encoder_config,
+    fit_model,
+    prepare,
+    study_identity,
+)
 from braindecode_suite.workflows.reconstruction import _redraw
+from braindecode_suite.workflows.scoring import Settings, score_retrieval
+from braindecode_suite.workflows.steps import Steps
 
 
 @pytest.mark.parametrize("row", [0, HASHED_ROWS + 3, -1])
@@ -35,3 +48,39 @@ def test_without_a_preset_an_encoders_first_is_taken_and_a_wrong_one_names_the_e
 
 def test_the_generators_scenes_are_drawn_again_at_the_size_of_the_study() -> None:
     assert _redraw(48, 64)(np.array([3, 5])).shape == (2, 48, 64, 3)
+
+
+def test_a_fitted_model_tells_what_it_makes_of_images_it_was_not_fitted_on(tmp_path: Path) -> None:
+    study = make_study(make_latents(80, 1, 4), n_units=20, ncsnr=1.0)
+    train, validation, test = (rows_of(study, *ends) for ends in ((0, 50), (50, 65), (65, 80)))
+    split = Split(
+        protocol="synthetic",
+        studies=(study,),
+        train=(train,),
+        validation=(validation,),
+        test=(test,),
+        disjoint=frozenset({"stimulus"}),
+    )
+    prepared, target = prepare(study, split, "session"), TableTarget("toy", make_latents(80, 1, 4))
+    fitted = fit_model(
+        Steps(tmp_path, RunLog([]), {}),
+        prepared,
+        {"retrieval": target},
+        name="ridge",
+        config=encoder_config("ridge", "", {}),
+        context=FitContext(work_dir=tmp_path),
+        label="fit ridge",
+        seeded=False,
+    )
+    encoder = ENCODERS["ridge"].load(fitted.folder)
+    for part, found in (("train", fitted.train), ("validation", fitted.validation)):
+        expected = encoder.predict(prepared.cohort(part))["retrieval"].mean_by_stimulus()
+        assert sorted(found.ids) == list(prepared.stimulus_ids[part])
+        np.testing.assert_allclose(found.values, expected.select(found.ids).values, atol=1e-5)
+    assert study.stimuli is not None
+    true = {part: target.embed(study.stimuli, list(ids)) for part, ids in prepared.stimulus_ids.items()}
+    settings = Settings(subject="01", split="synthetic", gallery_sizes=(5,), n_bootstrap=100)
+    scored = score_retrieval(
+        [fitted.predicted], true["train"], true["test"], settings, validation_true=true["validation"]
+    )
+    assert {score.scorer for score in scored.scores} == {"cosine", "cosine-centred", "csls"}

@@ -10,6 +10,7 @@ import pytest
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.score import FIRST_FIVE, read_scores
+from braindecode_suite.workflows.mindeye import related_scorers
 from braindecode_suite.workflows.results import decoding_dir, model_dir, result_path
 
 
@@ -130,6 +131,26 @@ def test_the_facts_tell_what_was_done(finished_run: Path) -> None:
     assert any("Permutation p-values" in citation["text"] for citation in facts["citations"])
     assert "never performance" in facts["methods"][0]
     assert facts["oracle"]["retrieval_brain_to_image_top1 of 20"] > 0.9
+
+
+def test_csls_is_left_out_with_a_reason_where_too_few_images_are_for_validation(
+    finished_run: Path, scores: pd.DataFrame
+) -> None:
+    facts = facts_of(finished_run)
+    assert facts["splits"][0]["images"]["validation"] == 8
+    assert "and 8 are fewer than its 10 neighbours" in " ".join(facts["methods"])
+    assert any(note.startswith("Not scored by CSLS: ") for note in facts["notes"])
+    assert "csls" not in set(scores["scorer"])
+    page = (finished_run / "sub-01.html").read_text()
+    assert "Not scored by CSLS: " in page
+    assert "Ceiling: what the oracle reaches, worked out for Retrieval, brain" in page
+
+
+def test_clip_beside_another_clip_is_noted_and_beside_itself_is_circular() -> None:
+    assert related_scorers(["ViT-bigG-14/laion2b_s39b_b160k"], ["pixcorr"]) == []
+    assert related_scorers(["ViT-L-14/openai"], ["clip"]) == []
+    (note,) = related_scorers(["ViT-bigG-14/laion2b_s39b_b160k"], ["clip", "pixcorr"])
+    assert "ViT-bigG-14/laion2b_s39b_b160k, another network" in note
 
 
 def test_the_same_command_again_reads_everything_back_and_finds_the_same(

@@ -60,7 +60,7 @@ def test_a_step_that_fails_leaves_nothing_that_would_be_read_back(tmp_path: Path
     with pytest.raises(RuntimeError, match="no luck"):
         steps.arrays("fit", {}, fail)
     assert steps.log.steps[0].status == "failed"
-    assert not steps.is_done("fit", {})
+    assert not steps.path("fit", {}, ".npz").exists()
     compute = Counted()
     make_steps(tmp_path).arrays("fit", {}, compute)
     assert compute.calls == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -100,3 +100,18 @@ def check_match(where: str | Path, expected: Mapping[str, Any], found: Mapping[s
     for key, value in expected.items():
         if found.get(key) != value:
             raise InputError(where, expected=f"{key} = {value!r}", found=f"{key} = {found.get(key)!r}")
+
+
+def check_subject(subject: str | None, known: Collection[str]) -> str:
+    """Return the subject that is meant: the one named, or the only one there is.
+
+    Examples
+    --------
+    >>> check_subject(None, ["01"])
+    '01'
+    """
+    if subject is None and len(known) > 1:
+        raise InputError("`subject`", expected=f"one of {', '.join(known)}", found="none")
+    subject = subject or next(iter(known))
+    check_option("subject", subject, known)
+    return subject

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,10 @@ class Config(BaseModel):
     """Numbers, strings, lists and nested configs; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NoOptions(Config):
+    """The options of a dataset that takes none."""
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -76,3 +81,32 @@ def build(cls: type[ConfigT], data: dict[str, Any], where: str | Path = "config"
         if first["type"] == "extra_forbidden":
             raise InputError(where, expected="a known config key", found=f"{key!r}") from error
         raise InputError(where, expected=f"{key}: {first['msg']}", found=repr(first.get("input"))) from error
+
+
+def build_options(cls: type[ConfigT], options: Mapping[str, Any], dataset: str) -> ConfigT:
+    """Make the options of a dataset; an unknown one is an error that lists those there are.
+
+    Parameters
+    ----------
+    cls : type of Config
+    options : mapping
+        As the user wrote them under ``dataset_options``.
+    dataset : str
+        Its name, for the message.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown or its value cannot be.
+    """
+    where = f"`dataset_options` of {dataset}"
+    for name in options:
+        if name not in cls.model_fields:
+            close = get_close_matches(str(name), cls.model_fields, n=1)
+            raise InputError(
+                where,
+                expected=f"one of {', '.join(sorted(cls.model_fields))}" if cls.model_fields else "none",
+                found=repr(name),
+                hint=f"did you mean {close[0]!r}?" if close else "",
+            )
+    return build(cls, dict(options), where)

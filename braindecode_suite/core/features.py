@@ -8,7 +8,7 @@ was read once is not read again, whichever others are asked for beside it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -216,6 +216,13 @@ def check_sources(features: Sequence[FeatureSource]) -> None:
     again = [name for name in names if names.count(name) > 1]
     if again:
         raise InputError("`features`", expected="sources of different names", found=f"{again[0]!r} twice")
+
+
+def check_known_sources(folder: Path, known: Collection[str], features: Sequence[FeatureSource]) -> None:
+    """Raise if a source is not among those that the model saved in `folder` was fitted to."""
+    for source in features:
+        if source.name not in known:
+            raise InputError(folder, expected=f"features {', '.join(known)}", found=repr(source.name))
 
 
 def rows_by_source(

@@ -11,6 +11,7 @@ reconstructions) and `networks_layers`, `networks_backbones` (any layer of any m
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ class OpenClipSource:
         Resizing and normalisation that go with the weights.
     width : int
         Width of the joint image-text space.
+    network : str
+        ``FAMILY/TAG``: the architecture without its resolution and activation, and the weights' tag (or digits of their
+        hash). It says whether two sources are the same network, see `same_network`.
     """
 
     identity: str
@@ -65,6 +69,7 @@ class OpenClipSource:
     quick_gelu: bool
     preprocess: dict[str, Any]
     width: int
+    network: str
 
     def target_name(self, kind: str) -> str:
         """Return the name of a target: model, weights, layer and library version."""
@@ -127,7 +132,50 @@ def find_open_clip(name: str, weights: Path | str | None = None) -> OpenClipSour
         quick_gelu=bool(trained.get("quick_gelu", config.get("quick_gelu", False))),
         preprocess=preprocess,
         width=int(config["embed_dim"]),
+        network=f"{network_family(model)}/{identity.rpartition('/')[2]}",
     )
+
+
+def network_family(architecture: str) -> str:
+    """Return the name of an architecture without its resolution and activation, whose variants are one network.
+
+    Examples
+    --------
+    >>> network_family("ViT-L-14-336-quickgelu"), network_family("ViT-B-16")
+    ('ViT-L-14', 'ViT-B-16')
+    """
+    return re.sub(r"-\d{3}$", "", architecture.removesuffix("-quickgelu"))
+
+
+def same_network(first: str, second: str) -> bool:
+    """Tell whether two networks, each ``FAMILY/TAG``, are the same or may be: local weights may be any of their family.
+
+    Examples
+    --------
+    >>> same_network("ViT-L-14/openai", "ViT-L-14/openai"), same_network("ViT-L-14/openai", "ViT-L-14/dfn2b")
+    (True, False)
+    >>> same_network("ViT-L-14/openai", "ViT-L-14/0123456789ab")  # weights from a file
+    True
+    """
+    (family, _, tag), (other, _, other_tag) = first.rpartition("/"), second.rpartition("/")
+    known = {tag for model, tag in open_clip.list_pretrained() if network_family(model) == family}
+    return family == other and (tag == other_tag or not {tag, other_tag} <= known)
+
+
+def _family_of(model: dict[str, Any]) -> str:
+    """Return the family whose image tower a configuration describes, or an empty string."""
+
+    def tower(config: dict[str, Any]) -> dict[str, Any]:
+        vision = {key: value for key, value in config["vision_cfg"].items() if key != "image_size"}
+        return {**vision, "embed_dim": config["embed_dim"]}
+
+    if "vision_cfg" not in model:
+        return ""
+    known = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    same = [
+        network_family(name) for name, config in known.items() if config and tower(config) == tower(model)
+    ]
+    return min(same, key=len, default="")  # those with another text tower have longer names
 
 
 def _find_in_folder(folder: Path) -> OpenClipSource:
@@ -150,13 +198,15 @@ def _find_in_folder(folder: Path) -> OpenClipSource:
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise MissingWeights(folder, expected="one .safetensors file of weights", found=found)
+    digits = file_sha256(files[0])[:12]
     return OpenClipSource(
-        identity=f"{folder.resolve().name}/{file_sha256(files[0])[:12]}",
+        identity=f"{folder.resolve().name}/{digits}",
         architecture=f"local-dir:{folder}",
         weights=files[0],
         quick_gelu=bool(model.get("quick_gelu", False)),
         preprocess=preprocess,
         width=width,
+        network=f"{_family_of(model) or folder.resolve().name}/{digits}",
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.features import FeatureSource, Rows
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.split import Split
@@ -35,6 +36,12 @@ class DatasetCard:
         Default workflow and preset of ``bds run``.
     simulated : bool
         Whether results are model recovery and never performance.
+    openneuro : str
+        Accession number on OpenNeuro, an open mirror that ``bds fetch`` downloads from; empty where there is none.
+    openneuro_files : tuple of str
+        Patterns of the files there that this loader reads; empty for all.
+    source : str
+        Where to get what no open mirror has.
     """
 
     name: str
@@ -48,6 +55,9 @@ class DatasetCard:
     workflow: str
     preset: str
     simulated: bool = False
+    openneuro: str = ""
+    openneuro_files: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,13 @@ class FileCheck:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A folder on disk that becomes one `Study` a subject. Opening reads headers only."""
+    """A folder on disk that becomes one `Study` a subject. Opening reads headers only.
+
+    `options_class` holds what `open` takes as keywords, all with defaults, so that a wrong option is refused before anything is read.
+    """
 
     card: DatasetCard
+    options_class: ClassVar[type[Config]]
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects found (without ``sub-`` or ``subj``)."""
@@ -84,6 +98,19 @@ class DesignedDataset(Dataset, Protocol):
 
     def design(self, data_dir: Path, subject: str) -> pd.DataFrame:
         """Return the trials of one subject as planned and shown, with the columns of `Study.trials`; no recordings."""
+        ...
+
+
+@runtime_checkable
+class FolderDataset(Dataset, Protocol):
+    """A dataset whose name does not say whose recordings these are: they are those of the folder it is given."""
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each subject's recordings that stays when the folder moves.
+
+        Only these subjects are looked at, and only tables, names and sizes and a few rows are read; those who are not there
+        or cannot be read are left out.
+        """
         ...
 
 

@@ -80,6 +80,11 @@ class VoxelSpace:
             "hash": data_hash(self.mask, np.round(self.affine, 4)),
         }
 
+    @property
+    def template(self) -> str:
+        """Template that the grid lies in, e.g. ``MNI152NLin2009cAsym``; empty for a space of the subject's own."""
+        return self.name.split(":")[0] if self.name.startswith("MNI152") else ""
+
     def unmask(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
         """Put values per voxel back into the volume.
 
@@ -117,6 +122,8 @@ MESH_VERTICES = {
     "fsaverage5": 10_242,
     "fsaverage4": 2_562,
     "fsaverage3": 642,
+    "fsLR-32k": 32_492,
+    "fsLR-59k": 59_292,
 }
 HEMISPHERES = ("left", "right")
 
@@ -165,6 +172,11 @@ class SurfaceSpace:
             "n_units": self.n_units,
             "hash": data_hash([self.mesh], self.left, self.right),
         }
+
+    @property
+    def template(self) -> str:
+        """The mesh."""
+        return self.mesh
 
     def unmask(self, values: np.ndarray, fill: float = np.nan) -> dict[str, np.ndarray]:
         """Put values per unit back onto the meshes.
@@ -228,6 +240,8 @@ class ParcelSpace:
     volume : array of int of shape (x, y, z) or None
         Where parcel k has the value k + 1; without it nothing can be drawn.
     affine : array of shape (4, 4) or None
+    template : str
+        Template that the volume lies in, e.g. ``MNI152NLin6Asym``; empty where it is not known.
     """
 
     atlas: str
@@ -236,6 +250,7 @@ class ParcelSpace:
     rois: Mapping[str, np.ndarray] = field(default_factory=dict)
     volume: np.ndarray | None = None
     affine: np.ndarray | None = None
+    template: str = ""
 
     def __post_init__(self) -> None:
         if not self.repetition_time > 0:

@@ -37,6 +37,8 @@ PROTOCOLS = Registry(
         "random-by-image": "braindecode_suite.datasets.protocols:random_by_image",
         "leave-one-run-out": "braindecode_suite.datasets.protocols:leave_one_run_out",
         "leave-one-session-out": "braindecode_suite.datasets.protocols:leave_one_session_out",
+        "leave-one-run-out-new-images": "braindecode_suite.datasets.protocols:leave_one_run_out_new_images",
+        "leave-one-session-out-new-images": "braindecode_suite.datasets.protocols:leave_one_session_out_new_images",
         "leave-one-subject-out": "braindecode_suite.datasets.protocols:leave_one_subject_out",
         "concept-disjoint": "braindecode_suite.datasets.protocols:concept_disjoint",
         "cluster-disjoint": "braindecode_suite.datasets.protocols:cluster_disjoint",

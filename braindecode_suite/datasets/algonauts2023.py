@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
 from braindecode_suite.core.study import Noise, Study
 from braindecode_suite.datasets.image_files import ImageFiles
-from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
 from braindecode_suite.datasets.pickled_mapping import read_mapping
 
 HEMISPHERES = ("lh", "rh")
@@ -50,7 +51,7 @@ class Algonauts2023Options(Config):
         Resize the images to squares of this many pixels.
     """
 
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class Algonauts2023:
@@ -69,7 +70,10 @@ class Algonauts2023:
         protocols=("algonauts2023", "random-by-image"),
         workflow="mindeye",
         preset="tiny",
+        source="Sign the agreement at naturalscenesdataset.org, then ask at algonauts.csail.mit.edu for the challenge's files.",
     )
+
+    options_class: ClassVar[type[Config]] = Algonauts2023Options
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels (``01``...) of the ``subjXX`` folders with a training split."""
@@ -81,7 +85,7 @@ class Algonauts2023:
 
         Test rows are there only with test responses; the column ``published`` says which part a row is of.
         """
-        chosen = build(Algonauts2023Options, options, "options of algonauts2023")
+        chosen = build_options(Algonauts2023Options, options, self.card.name)
         folder = self._folder(data_dir, subject)
         parts = ["train", *(["test"] if _has_test(folder) else [])]
         files = {part: list_images(data_dir, folder, part) for part in parts}
@@ -144,6 +148,10 @@ class Algonauts2023:
                     continue
                 lines.append(_checked(where, lambda f=folder, p=part: _describe_part(data_dir, f, p)))
             lines.append(_checked(f"{folder.name}/roi_masks", lambda f=folder: _describe_space(data_dir, f)))
+            ceiling = folder / "test_split" / "noise_ceiling"
+            if ceiling.is_dir():
+                where = f"{folder.name}/test_split/noise_ceiling"
+                lines.append(_checked(where, lambda f=folder: _describe_noise(data_dir, f)))
         return lines
 
     def _folder(self, data_dir: Path, subject: str) -> Path:
@@ -209,7 +217,7 @@ class ChallengeRows:
             inside = (wanted >= start) & (wanted < start + len(block))
             first = 0
             for array, path in zip(block.arrays, block.paths, strict=True):
-                values = np.asarray(array[wanted[inside] - start])
+                values = as_float32(array[wanted[inside] - start])
                 bad = ~np.isfinite(values)
                 if bad.any():
                     row, vertex = np.argwhere(bad)[0]
@@ -272,7 +280,7 @@ def _map(data_dir: Path, path: Path, what: str, dimensions: int) -> np.ndarray:
         array = np.load(check_inside(data_dir, path), mmap_mode="r", allow_pickle=False)
     except InputError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(path, expected=f"{what}, a whole file", found=one_line(error)) from error
     if array.ndim != dimensions or array.dtype.kind not in "fiub":
         raise InputError(
@@ -371,10 +379,18 @@ def _describe_part(data_dir: Path, folder: Path, part: str) -> str:
     return f"{n_images} images, {rows.hemispheres[0]} + {rows.hemispheres[1]} vertices"
 
 
+def _hemispheres(data_dir: Path, folder: Path) -> Sequence[int]:
+    n_images = len(list_images(data_dir, folder, "train"))
+    return ChallengeRows([_open_part(data_dir, folder, "train", n_images)]).hemispheres
+
+
+def _describe_noise(data_dir: Path, folder: Path) -> str:
+    noise, warnings = _open_noise(data_dir, folder, _hemispheres(data_dir, folder))
+    return "; ".join(warnings) if noise is None else f"median signal to noise {np.median(noise.ncsnr):.2f}"
+
+
 def _describe_space(data_dir: Path, folder: Path) -> str:
-    counts = ChallengeRows(
-        [_open_part(data_dir, folder, "train", len(list_images(data_dir, folder, "train")))]
-    ).hemispheres
+    counts = _hemispheres(data_dir, folder)
     space, warnings = _open_space(data_dir, folder, counts)
     return "; ".join([f"{len(space.rois) - 2} regions", *warnings])
 

@@ -19,7 +19,7 @@ from scipy.io import loadmat, whosmat
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside
-from braindecode_suite.datasets.lab_files import one_line
+from braindecode_suite.datasets.lab_files import as_float32, one_line
 
 DATA_NAMES, METADATA_NAMES = ("dataset", "dataSet"), ("metadata", "metaData")
 
@@ -146,23 +146,29 @@ class BDataRows:
     def __getitem__(self, rows: Any) -> np.ndarray:
         wanted = self._samples[rows]
         single = np.ndim(wanted) == 0
-        values = self._read(np.atleast_1d(wanted)).astype(np.float32)
+        samples = np.atleast_1d(wanted)
+        values = self._check(as_float32(self._read(samples)), samples)
+        return values[0] if single else values
+
+    def _check(self, values: np.ndarray, samples: np.ndarray) -> np.ndarray:
         bad = ~np.isfinite(values)
         if bad.any():
             row, unit = np.argwhere(bad)[0]
             raise InputError(
                 self._data.path,
                 expected="finite responses",
-                found=f"{int(bad.sum())} NaN or infinite values, the first in sample {int(np.atleast_1d(wanted)[row]) + 1}, "
+                found=f"{int(bad.sum())} NaN or infinite values, the first in sample {int(samples[row]) + 1}, "
                 f"column {int(self._columns[unit]) + 1}",
             )
-        return values[0] if single else values
+        return values
 
     def _read(self, samples: np.ndarray) -> np.ndarray:
         if self._data.path.suffix == ".mat":
             if not self._copy.is_file():
+                values = as_float32(self._data.read(self._columns))
+                self._check(values[self._samples], self._samples)
                 with write_aside(self._copy) as aside:
-                    np.save(aside, self._data.read(self._columns).astype(np.float32))
+                    np.save(aside, values)
             return np.asarray(np.load(self._copy, mmap_mode="r", allow_pickle=False)[samples])
         unique, back = np.unique(samples, return_inverse=True)  # h5py wants ascending rows
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.datasets.bids_layout import RunFiles
-from braindecode_suite.datasets.lab_files import one_line
-from braindecode_suite.datasets.volumes import DAMAGED, check_grid, open_volume, read_mask
+from braindecode_suite.datasets.volumes import check_grid, open_volume, read_inside, read_mask, scale
 
 TR_TOLERANCE = 1e-3
 
@@ -69,7 +66,7 @@ def read_bold_header(run: RunFiles) -> BoldHeader:
         in_header /= 1000
     warnings: tuple[str, ...] = ()
     if "RepetitionTime" in run.metadata:
-        t_r = _seconds(run, "RepetitionTime", 0.0)
+        t_r = seconds_of(run, "RepetitionTime", 0.0)
         if abs(in_header - t_r) > TR_TOLERANCE:
             raise InputError(
                 run.bold,
@@ -81,10 +78,11 @@ def read_bold_header(run: RunFiles) -> BoldHeader:
         warnings = (f"{run.name}: no sidecar states the repetition time, {t_r:g} s taken from the header",)
     if not t_r > 0:
         raise InputError(run.bold, expected="a repetition time above 0", found=f"{t_r:g} s")
-    return BoldHeader(run.bold, image, t_r, _seconds(run, "StartTime", 0.0), warnings)
+    return BoldHeader(run.bold, image, t_r, seconds_of(run, "StartTime", 0.0), warnings)
 
 
-def _seconds(run: RunFiles, key: str, default: float) -> float:
+def seconds_of(run: RunFiles, key: str, default: float) -> float:
+    """Return a number of the sidecars; anything else there is an `InputError`."""
     value = run.metadata.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(run.sidecars[0], expected=f"{key} in seconds", found=repr(value))
@@ -130,12 +128,14 @@ def read_brain_mask(
             first.image,
         )
     inside = np.ones(first.image.shape[:3], bool)
-    for path in [Path(mask)] if mask else [run.mask for run in runs]:
+    for path in [Path(mask)] if mask else [run.mask for run in runs if run.mask is not None]:
         values, affine = read_mask(path, "a brain mask")
         check_grid(path, values.shape, affine, first.path, first.image)
         inside &= values
     if not inside.any():
-        raise InputError(runs[0].mask, expected="voxels that are in the brain in every run", found="none")
+        raise InputError(
+            str(runs[0].mask), expected="voxels that are in the brain in every run", found="none"
+        )
     return inside, np.asarray(first.image.affine, float)
 
 
@@ -158,33 +158,7 @@ def read_series(header: BoldHeader, mask: NDArray[np.bool_]) -> NDArray[np.float
         If the file ends early, is damaged, or holds NaN or infinity inside the mask.
     """
     image, path = header.image, header.path
-    dtype = image.header.get_data_dtype()
-    slope, intercept = image.header.get_slope_inter()
-    size = int(np.prod(mask.shape)) * dtype.itemsize
-    inside: Any = np.ravel_multi_index(tuple(np.argwhere(mask).T), mask.shape, order="F")
-    series = np.empty((header.n_volumes, len(inside)), np.float32)
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as stream:
-            stream.read(image.dataobj.offset)
-            for volume in range(header.n_volumes):
-                content = stream.read(size)
-                if len(content) < size:
-                    raise InputError(
-                        path,
-                        expected=f"{header.n_volumes} volumes",
-                        found=f"the file ends in volume {volume + 1}",
-                    )
-                series[volume] = np.frombuffer(content, dtype)[inside]
-            while stream.read(2**20):  # a compressed file is checked against its checksum at the very end
-                pass
-    except InputError:
-        raise
-    except DAMAGED as error:
-        raise InputError(path, expected=f"{header.n_volumes} whole volumes", found=one_line(error)) from error
-    if slope is not None and (slope, intercept) != (1.0, 0.0):
-        series *= np.float32(slope)
-        series += np.float32(intercept)
+    series = scale(read_inside(path, image, mask, np.float32), image)
     bad = ~np.isfinite(series)
     if bad.any():
         volume, voxel = np.argwhere(bad)[0]

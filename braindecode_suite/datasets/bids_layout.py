@@ -17,7 +17,8 @@ BOLD = "_desc-preproc_bold"
 NATIVE = "func"
 """What a run without a ``space-`` entity is called: fMRIPrep's own reference grid of each run."""
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9]+)")
-_OUTPUT_ENTITIES = re.compile(r"_(space|res|den|label|desc)-[a-zA-Z0-9]+")
+GIFTI, CIFTI = ".func.gii", ".dtseries.nii"
+_OUTPUT_ENTITIES = re.compile(r"_(hemi|space|res|den|label|desc)-[a-zA-Z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class RunFiles:
     session, run : str
         Labels, empty where the file name has none.
     task, space : str
-    bold, mask, events : Path
+    bold, events : Path
+        Of a surface: the left hemisphere, or the CIFTI file.
+    mask : Path or None
+        None on a surface.
+    right : Path or None
+        The right hemisphere, where each has a file of its own.
     metadata : dict
         ``RepetitionTime``, ``StartTime``... by BIDS' inheritance, the derivative's own sidecar first.
     sidecars : tuple of Path
@@ -41,8 +47,9 @@ class RunFiles:
     run: str
     space: str
     bold: Path
-    mask: Path
+    mask: Path | None
     events: Path
+    right: Path | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     sidecars: tuple[Path, ...] = ()
 
@@ -65,16 +72,34 @@ def entities(path: Path) -> dict[str, str]:
 
 
 def space_of(path: Path) -> str:
-    """Return the space of a derivative as fMRIPrep writes it: ``T1w``, ``MNI152NLin2009cAsym:res-2``, or ``func``.
+    """Return the space of a derivative as fMRIPrep writes it: ``T1w``, ``MNI152NLin2009cAsym:res-2``, ``fsaverage5``, or ``func``.
 
     Examples
     --------
     >>> space_of(Path("sub-01_task-x_space-MNI152NLin6Asym_res-2_desc-preproc_bold.nii.gz"))
     'MNI152NLin6Asym:res-2'
+    >>> space_of(Path("sub-01_task-x_space-fsLR_den-91k_bold.dtseries.nii"))
+    'fsLR:den-91k'
     """
     found = entities(path)
-    space = found.get("space", NATIVE)
-    return f"{space}:res-{found['res']}" if "res" in found else space
+    details = [f":{key}-{found[key]}" for key in ("res", "den") if key in found]
+    return found.get("space", NATIVE) + "".join(details)
+
+
+def is_surface(bold: Path) -> bool:
+    """Say whether a run lies on the cortical surface."""
+    return bold.name.endswith((GIFTI, CIFTI))
+
+
+def output_stem(bold: Path) -> str:
+    """Return what all outputs of a run begin with, as its raw files do.
+
+    Examples
+    --------
+    >>> output_stem(Path("sub-01_task-x_run-2_hemi-L_space-fsaverage5_bold.func.gii"))
+    'sub-01_task-x_run-2'
+    """
+    return _OUTPUT_ENTITIES.sub("", bold.name.split(".")[0].removesuffix("_bold"))
 
 
 def participants(folder: Path) -> list[str]:
@@ -137,9 +162,18 @@ def list_spaces(derivatives: Path, subject: str) -> list[str]:
 
 
 def _list_bold(home: Path) -> list[Path]:
+    """Return the runs in all spaces; of a pair of hemispheres the left one, whether it is there or not."""
     places = [home / "func", *sorted(path / "func" for path in home.glob("ses-*"))]
-    found = [path for place in places for path in sorted(place.glob(f"*{BOLD}.nii*"))]
-    return [path for path in found if path.name.endswith((".nii", ".nii.gz"))]
+    found: list[Path] = []
+    for place in places:
+        volumes = [p for p in place.glob(f"*{BOLD}.nii*") if p.name.endswith((".nii", ".nii.gz"))]
+        flat = [p for p in place.glob(f"*_bold{CIFTI}") if "desc" not in entities(p)]
+        sides = [p for p in place.glob(f"*{GIFTI}") if entities(p).get("hemi") in ("L", "R")]
+        sides = [
+            p.with_name(p.name.replace("_hemi-R", "_hemi-L")) for p in sides if "desc" not in entities(p)
+        ]
+        found += sorted({*volumes, *flat, *sides})
+    return found
 
 
 def find_runs(
@@ -158,7 +192,7 @@ def find_runs(
     data_dir, derivatives : Path
     subject : str
     space : str
-        Output space; may be left out where there is only one.
+        Output space; may be left out where there is only one volume or, without volumes, only one surface.
     task : str
         May be left out: every task with events is then taken.
     sessions : sequence of str, optional
@@ -179,7 +213,11 @@ def find_runs(
     home = derivatives / f"sub-{subject}"
     bolds = _list_bold(home)
     if not bolds:
-        raise InputError(home, expected=f"runs *{BOLD}.nii.gz in func or ses-*/func", found="none")
+        raise InputError(
+            home,
+            expected=f"runs *{BOLD}.nii.gz, *_bold{GIFTI} or *_bold{CIFTI} in func or ses-*/func",
+            found="none",
+        )
     if task:
         check_option("task", task, {entities(p).get("task", "") for p in bolds})
         bolds = [p for p in bolds if entities(p).get("task") == task]
@@ -189,14 +227,16 @@ def find_runs(
             check_option("sessions", session, known)
         bolds = [p for p in bolds if entities(p).get("ses", "") in set(sessions)]
     spaces = sorted({space_of(p) for p in bolds})
-    if not space and len(spaces) > 1:
+    volumes = sorted({space_of(p) for p in bolds if not is_surface(p)})
+    usual = volumes or spaces
+    if not space and len(usual) > 1:
         raise InputError(
             "option space",
             expected=f"one of {', '.join(spaces)}",
             found="none named",
-            hint=f"as space={spaces[0]}",
+            hint=f"as space={usual[0]}",
         )
-    space = space or spaces[0]
+    space = space or usual[0]
     check_option("space", space, spaces)
     runs: list[RunFiles] = []
     without: list[RunFiles] = []
@@ -206,7 +246,9 @@ def find_runs(
     if not runs:
         raise InputError(without[0].events, expected="the events of the run", found="nothing there")
     for run in runs:
-        for path in (run.bold, run.mask, run.events):
+        for path in (run.bold, run.right, run.mask, run.events):
+            if path is None:
+                continue
             if not path.is_file():
                 raise InputError(path, expected="a file of the run", found="nothing there")
             _check_link(data_dir, derivatives, path)
@@ -221,18 +263,19 @@ def find_runs(
 
 def _open_run(data_dir: Path, derivatives: Path, bold: Path, space: str) -> RunFiles:
     found = entities(bold)
-    stem = _OUTPUT_ENTITIES.sub("", bold.name.split("_bold.")[0])
+    stem = output_stem(bold)
     raw = data_dir / bold.parent.relative_to(derivatives)
     task = found.get("task", "")
     events = raw / f"{stem}_events.tsv"
     if not events.is_file() and (data_dir / f"task-{task}_events.tsv").is_file():
         events = data_dir / f"task-{task}_events.tsv"  # BIDS: one table for all runs of a task
-    suffix = ".nii.gz" if bold.name.endswith(".nii.gz") else ".nii"
-    candidates = [
-        bold.with_name(bold.name.removesuffix(suffix) + ".json"),
-        raw / f"{stem}_bold.json",
-        data_dir / f"task-{task}_bold.json",
-    ]
+    candidates = [bold.with_name(bold.name.split(".")[0] + ".json")]
+    if is_surface(bold):
+        candidates += [
+            bold.with_suffix(".json"),  # ..._bold.dtseries.json, as some versions name it
+            *(p for p in sorted(bold.parent.glob(f"{stem}_*{BOLD}.json")) if output_stem(p) == stem),
+        ]
+    candidates += [raw / f"{stem}_bold.json", data_dir / f"task-{task}_bold.json"]
     sidecars = tuple(path for path in candidates if path.is_file())
     metadata: dict[str, Any] = {}
     for path in reversed(sidecars):
@@ -244,8 +287,9 @@ def _open_run(data_dir: Path, derivatives: Path, bold: Path, space: str) -> RunF
         run=found.get("run", ""),
         space=space,
         bold=bold,
-        mask=bold.with_name(bold.name.replace(f"{BOLD}.", "_desc-brain_mask.")),
+        mask=None if is_surface(bold) else bold.with_name(bold.name.replace(f"{BOLD}.", "_desc-brain_mask.")),
         events=events,
+        right=bold.with_name(bold.name.replace("_hemi-L", "_hemi-R")) if bold.name.endswith(GIFTI) else None,
         metadata=metadata,
         sidecars=sidecars,
     )

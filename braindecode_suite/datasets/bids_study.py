@@ -14,13 +14,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
-from braindecode_suite.core.spaces import VoxelSpace
+from braindecode_suite.core.spaces import SurfaceSpace, VoxelSpace
 from braindecode_suite.core.study import Noise, Study
-from braindecode_suite.datasets.bids_bold import read_bold_header, read_brain_mask
 from braindecode_suite.datasets.bids_events import read_run_events
 from braindecode_suite.datasets.bids_layout import NATIVE, find_derivatives, find_runs, read_json
+from braindecode_suite.datasets.bids_series import BoldSpace, open_space, read_header
+from braindecode_suite.datasets.bids_surface import mesh_of, read_surface_mask
 from braindecode_suite.datasets.glmsingle import TUNED, Conversion, find_outputs, match_runs
-from braindecode_suite.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, match_images
+from braindecode_suite.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, match_images, pick_image
 from braindecode_suite.datasets.lab_files import check_inside
 from braindecode_suite.datasets.single_trial_betas import Estimation, Model, combine_trials
 from braindecode_suite.datasets.single_trial_design import (
@@ -30,8 +31,14 @@ from braindecode_suite.datasets.single_trial_design import (
     default_response,
     response_names,
 )
-from braindecode_suite.datasets.single_trial_files import BetaFiles, SingleTrialBetas, read_trials
-from braindecode_suite.datasets.volumes import check_grid, open_volume, read_mask
+from braindecode_suite.datasets.single_trial_files import (
+    BetaFiles,
+    SingleTrialBetas,
+    read_ncsnr,
+    read_place,
+    read_trials,
+)
+from braindecode_suite.datasets.volumes import check_grid, read_mask
 
 SHARED_NOISE = (
     "betas of one run share noise (drifts, overlapping responses, confounds fitted together): trials of a run on both "
@@ -47,14 +54,16 @@ class BidsFmriOptions(Config):
     derivatives : str
         fMRIPrep's folder, where it is not ``derivatives/fmriprep``.
     space : str
-        Output space (``T1w``, ``MNI152NLin2009cAsym:res-2``, ``func``); needed where there are several.
+        Output space: ``T1w``, ``MNI152NLin2009cAsym:res-2``, ``func``, ``fsaverage5``, ``fsLR:den-91k``; needed where there are
+        several volumes or, without volumes, several surfaces.
     task : str
     sessions : list of str, optional
         Labels.
     mask : str
-        NIfTI mask on the grid of the BOLD; by default the brain in every run.
+        NIfTI mask on the grid of the BOLD; by default the brain in every run. On a surface a file a hemisphere, ``{hemi}`` in
+        its name.
     rois : dict of str to str
-        Regions: name and NIfTI mask on the same grid.
+        Regions: name and mask, as for `mask`.
     stimulus_column : str
         Column of the events that names the stimulus, so that repeats are known; by default the first there is of stim_id,
         stim_file, stimulus and trial_type.
@@ -111,8 +120,8 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
     runs, warnings = find_runs(
         data_dir, derivatives, subject, space=options.space, task=options.task, sessions=options.sessions
     )
-    headers = [read_bold_header(run) for run in runs]
-    mask, affine = read_brain_mask(runs, headers, options.mask)
+    headers = [read_header(run) for run in runs]
+    space = open_space(runs, headers, options.mask)
     events = [
         read_run_events(
             run.events,
@@ -137,16 +146,22 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
                 expected="GLMsingle's outputs (option glmsingle)",
                 found="none",
             )
+        if not isinstance(space, VoxelSpace):
+            raise InputError(
+                "option estimator",
+                expected="lss or lsa on the surface",
+                found="glmsingle",
+                hint="its outputs are read in the volume they were made in",
+            )
         counts = [len(one.trials) for one in events]
         conversion = Conversion(
             sources=match_runs(outputs, runs, counts),
-            mask=mask,
-            affine=affine,
+            space=space,
             files=files,
             trials=trials,
             run_of_trial=np.repeat(np.arange(len(runs)), counts),
         ).check()
-        shape = (len(trials), int(mask.sum()))
+        shape = (len(trials), space.n_units)
         responses = SingleTrialBetas(files, shape, make=conversion.write, key=conversion.key)
         provenance |= {
             "betas": "GLMsingle",
@@ -166,15 +181,14 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
             runs=tuple(runs),
             headers=tuple(headers),
             events=tuple(events),
-            mask=mask,
-            affine=affine,
+            space=space,
             model=model,
             files=files,
             trials=trials,
         )
         responses = SingleTrialBetas(
             files,
-            (len(trials), int(mask.sum())),
+            (len(trials), space.n_units),
             n_responses=len(response_names(model.hrf)),
             default=default_response(model.hrf),
             make=estimation.write,
@@ -187,9 +201,9 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
         }
         if outputs:
             warnings.append("GLMsingle's betas are there too: estimator=glmsingle reads them")
-    warnings += [text for header in headers for text in header.warnings]
+    warnings += _gather([text for header in headers for text in header.warnings])
     warnings += _gather([text for one in events for text in one.warnings])
-    space = _read_rois(options, VoxelSpace(mask, affine, name=runs[0].space), runs[0].bold)
+    space = _read_rois(options, space, runs[0].bold)
     return _make_study(data_dir, subject, options, responses, trials, space, warnings, provenance)
 
 
@@ -199,7 +213,7 @@ def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options
         found = [
             files
             for files in written
-            if not options.space or f"space-{options.space.replace(':', '_')}" in files.stem
+            if not options.space or files.stem.endswith(f"_space-{options.space.replace(':', '_')}")
         ]
         found = [files for files in found if not options.task or f"task-{options.task}" in files.stem]
         if len(found) != 1:
@@ -213,7 +227,9 @@ def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options
     for path in (files.betas, files.events, files.mask):
         check_inside(data_dir, path)
     sidecar = read_json(files.sidecar)
-    mask, affine = read_mask(files.mask, "the mask of the betas")
+    place = re.search(r"_space-(.+)$", files.stem)
+    name = re.sub(r"_(res|den)-", r":\1-", place[1]) if place else NATIVE
+    space = read_place(files, name, mesh_of(name))
     trials = read_trials(files.events)
     names = sidecar.get("HaemodynamicResponses")
     default = sidecar.get("DefaultResponse", 0)
@@ -228,7 +244,7 @@ def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options
             expected="HaemodynamicResponses and which of them is the default",
             found=repr((names, default)),
         )
-    responses = SingleTrialBetas(files, (len(trials), int(mask.sum())), len(names), default)
+    responses = SingleTrialBetas(files, (len(trials), space.n_units), len(names), default)
     provenance = {
         "derivative": str(data_dir),
         "betas": f"{str(sidecar.get('Estimator', 'unknown')).upper()}, read back",
@@ -239,9 +255,7 @@ def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options
             for key in ("Estimator", "HaemodynamicResponses", "HighPassCutoffHz", "Confounds")
         },
     }
-    place = re.search(r"_space-(.+)$", files.stem)
-    name = place[1].replace("_res", ":res") if place else NATIVE
-    space = _read_rois(options, VoxelSpace(mask, affine, name=name), files.mask)
+    space = _read_rois(options, space, files.mask)
     return _make_study(
         data_dir,
         subject,
@@ -260,7 +274,7 @@ def _make_study(
     options: BidsFmriOptions,
     responses: SingleTrialBetas,
     trials: pd.DataFrame,
-    space: VoxelSpace,
+    space: BoldSpace,
     warnings: list[str],
     provenance: dict[str, Any],
 ) -> Study:
@@ -296,26 +310,17 @@ def prepare(study: Study) -> Study:
     if not isinstance(study.responses, SingleTrialBetas):
         raise InputError("`study`", expected="a study of bids-fmri", found=study.dataset)
     responses = study.responses.prepare()
-    noise = None
-    if responses.files.ncsnr.is_file():
-        image = open_volume(responses.files.ncsnr, "signal over noise")
-        space = study.space
-        if isinstance(space, VoxelSpace):
-            check_grid(
-                responses.files.ncsnr,
-                image.shape,
-                np.asarray(image.affine, float),
-                responses.files.mask,
-                space.inverse_transform(np.zeros(space.n_units)),
-            )
-            values = np.asarray(image.dataobj, np.float32)[space.mask]
-            noise = Noise(
-                values, "repeats of all trials, test ones included, z-scored within session; rectified"
-            )
+    noise, space = None, study.space
+    if isinstance(space, VoxelSpace | SurfaceSpace):
+        values = read_ncsnr(responses.files, space)
+        if values is not None:
+            source = "repeats of all trials, test ones included, z-scored within session; rectified"
+            noise = Noise(values, source)
     valid = responses.valid
     warnings = list(study.provenance["warnings"])
     if not valid.all():
-        warnings.append(f"{int((~valid).sum())} of {len(valid)} voxels are constant in some run")
+        units = "vertices" if isinstance(space, SurfaceSpace) else "voxels"
+        warnings.append(f"{int((~valid).sum())} of {len(valid)} {units} are constant in some run")
     return replace(study, noise=noise, valid=valid, provenance={**study.provenance, "warnings": warnings})
 
 
@@ -328,13 +333,16 @@ def _gather(warnings: list[str], most: int = 4) -> list[str]:
     )
 
 
-def _read_rois(options: BidsFmriOptions, space: VoxelSpace, where: Path) -> VoxelSpace:
-    """Return the space with the regions of the option rois, which must lie on its grid."""
-    grid = space.inverse_transform(np.zeros(space.n_units))
+def _read_rois(options: BidsFmriOptions, space: BoldSpace, where: Path) -> BoldSpace:
+    """Return the space with the regions of the option rois, which must lie on its grid or mesh."""
     rois = {}
     for name, file in options.rois.items():
+        if isinstance(space, SurfaceSpace):
+            sides = read_surface_mask(file, (len(space.left), len(space.right)), f"the region {name!r}")
+            rois[name] = np.concatenate([sides[0][space.left], sides[1][space.right]])
+            continue
         region, affine = read_mask(Path(file), f"the region {name!r}")
-        check_grid(Path(file), region.shape, affine, where, grid)
+        check_grid(Path(file), region.shape, affine, where, space.inverse_transform(np.zeros(space.n_units)))
         rois[name] = region[space.mask]
     return replace(space, rois=rois)
 
@@ -349,10 +357,9 @@ def _open_stimuli(
     found: dict[str, Path] = {}
     for stimulus_id in ids:
         candidates = [folder / stimulus_id, *(folder / f"{stimulus_id}{suffix}" for suffix in IMAGE_SUFFIXES)]
-        for path in candidates:
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                found[stimulus_id] = check_inside(root, path)
-                break
+        pictures = [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES]
+        if (path := pick_image(stimulus_id, pictures)) is not None:
+            found[stimulus_id] = check_inside(root, path)
     attributes, warnings = None, []
     if "category" in trials.columns:
         known = trials.groupby("stimulus_id")["category"].unique()

@@ -12,22 +12,29 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.image_files import check_images, find_images, match_images
-from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats, read_events
+from braindecode_suite.datasets.lab_files import (
+    DAMAGED,
+    TRIAL_ORDER,
+    check_inside,
+    count_repeats,
+    one_line,
+    read_events,
+)
 from braindecode_suite.datasets.nsd_betas import MaskedBetas, SessionHeader, read_header
 from braindecode_suite.datasets.volumes import (
-    DAMAGED,
     check_grid,
     check_whole,
     open_volume,
@@ -76,7 +83,7 @@ class BOLD5000Options(Config):
     betas: Version = "TYPED"
     mask: str | None = None
     sessions: tuple[int, ...] | None = None
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class BOLD5000:
@@ -94,7 +101,13 @@ class BOLD5000:
         protocols=("bold5000-repeats", "random-by-image", "leave-one-session-out"),
         workflow="mindeye",
         preset="tiny",
+        openneuro="ds001499",
+        openneuro_files=("*_events.tsv", "*.json", "derivatives/spm/*"),
+        source="Betas and brain masks of release 2.0: figshare (KiltHub), see bold5000.org, into the same folder or betas/. Images: asked for "
+        "at bold5000.org.",
     )
+
+    options_class: ClassVar[type[Config]] = BOLD5000Options
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects whose events are there (``CSI1``...)."""
@@ -115,7 +128,7 @@ class BOLD5000:
         InputError
             If there are no betas (the design can still be read with `design`), or they disagree with the events.
         """
-        chosen = build(BOLD5000Options, options, "options of bold5000")
+        chosen = build_options(BOLD5000Options, options, self.card.name)
         label = self._label(data_dir, subject)
         trials = read_design(data_dir, label)
         headers, warnings = open_sessions(data_dir, label, trials, chosen)
@@ -337,7 +350,7 @@ def _open_space(
     try:
         finite = np.isfinite(np.asarray(image.dataobj[..., 0]))
     except DAMAGED as error:
-        raise InputError(header.path, expected="a whole first volume", found=str(error)) from error
+        raise InputError(header.path, expected="a whole first volume", found=one_line(error)) from error
     warnings = []
     if not finite[mask].all():
         warnings.append(
@@ -400,6 +413,7 @@ def _check_betas(data_dir: Path, subject: str, trials: pd.DataFrame) -> list[Fil
             for header in headers.values():
                 check_whole(header.path)
             _, more = _open_space(data_dir, subject, BOLD5000Options(), next(iter(headers.values())))
+            more += _compare_names(data_dir, subject, trials)
             found = f"{len(headers)} sessions, {sum(h.n_trials for h in headers.values())} trials"
             lines.append(
                 FileCheck(f"{subject}_GLMbetas-{version}*", "ok", "; ".join([found, *warnings, *more]))

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.io import loadmat, whosmat
 
 from braindecode_suite.core.checks import check_file, check_finite
+from braindecode_suite.core.config import Config, NoOptions, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import file_sha256
 from braindecode_suite.core.protocols import DatasetCard, FileCheck, VectorsOf
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.lab_files import as_float32, check_inside
 
 FILE = "digit69_28x28.mat"
 SIDE, N_TRAIN, N_TEST, N_VOXELS = 28, 90, 10, 3092
@@ -53,7 +55,11 @@ class Digits69:
         protocols=("digits69-10x10fold", "digits69-published"),
         workflow="image-prior",
         preset="digits69",
+        source="Agree to the use agreement of the Donders Repository, collection DSC_2018.00112_485; the file digit69_28x28.mat "
+        "is the one that the code of Du et al. 2019 reads.",
     )
+
+    options_class: ClassVar[type[Config]] = NoOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return ``['01']`` if the file is there."""
@@ -61,13 +67,10 @@ class Digits69:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Return the study of subject ``01``: rows 0 to 89 are the published training part, 90 to 99 the test part."""
-        if options:
-            raise InputError(
-                "`dataset_options`", expected="none for digits69", found=", ".join(sorted(options))
-            )
+        build_options(NoOptions, options, self.card.name)
         if subject != "01":
             raise InputError("`subject`", expected="'01'", found=repr(subject))
-        path = check_file(data_dir / FILE, "the file of digits69")
+        path = check_inside(data_dir, check_file(data_dir / FILE, "the file of digits69"))
         check_contents(path)
         content, fingerprint = _Content(path), file_sha256(path)
         ids = [f"train-{i:02d}" for i in range(N_TRAIN)] + [f"test-{i:02d}" for i in range(N_TEST)]
@@ -100,7 +103,7 @@ class Digits69:
         if not path.is_file():
             return [FileCheck(FILE, "missing")]
         try:
-            check_contents(path)
+            check_contents(check_inside(data_dir, path))
             content = _Content(path)
             n_images, n_voxels = len(content.labels), content.responses.shape[1]
         except InputError as error:
@@ -145,9 +148,9 @@ class _Content:
     @cached_property
     def responses(self) -> np.ndarray:
         """Array of float32 of shape (images, voxels)."""
-        values = self._read("fmriTrn", "fmriTest")
+        values = as_float32(self._read("fmriTrn", "fmriTest"))
         check_finite(self.path, values)
-        return values.astype(np.float32)
+        return values
 
     @cached_property
     def images(self) -> np.ndarray:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
+from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.datasets.bids_layout import RunFiles
-from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
 from braindecode_suite.datasets.single_trial_files import BetaFiles, write_derivative
 
 TYPES = ("TYPED_FITHRF_GLMDENOISE_RR", "TYPEC_FITHRF_GLMDENOISE", "TYPEB_FITHRF")
@@ -78,13 +79,13 @@ class Conversion:
     ----------
     sources : tuple of (Path, int)
         Each file and how many trials the design has for it, in order.
-    mask, affine, files, trials, run_of_trial
+    space : VoxelSpace
+    files, trials, run_of_trial
         As for `Estimation`; ``run_of_trial`` is an int array of shape (trials,).
     """
 
     sources: tuple[tuple[Path, int], ...]
-    mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
+    space: VoxelSpace
     files: BetaFiles
     trials: pd.DataFrame
     run_of_trial: NDArray[np.int64]
@@ -93,7 +94,7 @@ class Conversion:
     def key(self) -> str:
         """Hash of name, size and time of the files, of mask and trials."""
         stamps = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p, _ in self.sources]
-        return data_hash(stamps, self.mask, self.trials.to_csv())
+        return data_hash(stamps, self.space.mask, self.trials.to_csv())
 
     def check(self) -> Conversion:
         """Read the headers and hold them against the design and the mask."""
@@ -105,12 +106,14 @@ class Conversion:
                             path, expected="a dataset 'betasmd'", found=", ".join(file) or "nothing"
                         )
                     shape = tuple(int(n) for n in file["betasmd"].shape)
-            except OSError as error:
+            except InputError:
+                raise
+            except DAMAGED as error:
                 raise InputError(path, expected="a whole HDF5 file", found=one_line(error)) from error
-            if shape != (*self.mask.shape, expected):
+            if shape != (*self.space.mask.shape, expected):
                 raise InputError(
                     path,
-                    expected=f"betasmd of shape {(*self.mask.shape, expected)}: the BOLD's grid and the design's trials",
+                    expected=f"betasmd of shape {(*self.space.mask.shape, expected)}: the BOLD's grid and the design's trials",
                     found=str(shape),
                 )
         return self
@@ -121,8 +124,7 @@ class Conversion:
             self.files,
             self._fill,
             trials=self.trials,
-            mask=self.mask,
-            affine=self.affine,
+            space=self.space,
             n_responses=1,
             default=0,
             sidecar={
@@ -138,15 +140,15 @@ class Conversion:
         )
 
     def _fill(self, file: Any) -> dict[str, Any]:
-        valid = np.ones(int(self.mask.sum()), bool)
-        columns = np.cumsum([0, *self.mask.sum(axis=(1, 2))])
+        valid = np.ones(int(self.space.mask.sum()), bool)
+        columns = np.cumsum([0, *self.space.mask.sum(axis=(1, 2))])
         start = 0
         for path, n_trials in self.sources:
             try:
                 with h5py.File(path, "r") as source:
                     for x in np.flatnonzero(np.diff(columns)):
                         some = np.asarray(source["betasmd"][int(x)], np.float32)[
-                            self.mask[x]
+                            self.space.mask[x]
                         ]  # (voxels, trials)
                         here = slice(int(columns[x]), int(columns[x + 1]))
                         finite = np.isfinite(some).all(axis=1)
@@ -154,7 +156,7 @@ class Conversion:
                         file["betas"][start : start + n_trials, 0, here] = np.where(
                             finite[:, None], some, 0
                         ).T
-            except OSError as error:
+            except DAMAGED as error:
                 raise InputError(path, expected="a whole HDF5 file", found=one_line(error)) from error
             start += n_trials
         file["run"] = self.run_of_trial

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
@@ -53,7 +54,7 @@ class GODOptions(Config):
     """
 
     one_back: Literal["drop", "keep"] = "drop"
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class GOD:
@@ -72,7 +73,13 @@ class GOD:
         protocols=("god-test50", "god-imagery"),
         workflow="mindeye",
         preset="tiny",
+        openneuro="ds001246",
+        openneuro_files=("*_events.tsv", "*.json"),
+        source="Responses (Subject1.h5 ...): figshare 7387130, into the same folder or data/. Images: by the form in "
+        "KamitaniLab/GenericObjectDecoding on GitHub.",
     )
+
+    options_class: ClassVar[type[Config]] = GODOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels (``01``...) of the subjects with a BData file or with events."""
@@ -100,7 +107,7 @@ class GOD:
         InputError
             If there is no BData file (the design can still be read with `design`), or it is not as expected.
         """
-        chosen = build(GODOptions, options, "options of god")
+        chosen = build_options(GODOptions, options, self.card.name)
         label = self._label(data_dir, subject)
         path = find_responses(data_dir, label)
         if path is None:

@@ -9,25 +9,24 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
-from braindecode_suite.core.checks import check_file, check_finite, check_folder, check_option
+from braindecode_suite.core.checks import check_finite, check_folder, check_option
+from braindecode_suite.core.config import Config, NoOptions, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import file_sha256
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.volumes import check_grid, open_volume, read_inside, read_mask, scale
 
 BOLD, MASK = "bold.nii.gz", "mask.nii.gz"
 LABELS = ("labels.txt", "attributes_literal.txt")
 REST = "rest"
-AFFINE_TOLERANCE_MM = 1e-3
-CHUNK = 128  # volumes read at once
 TREE = """\
 bold.nii.gz                   4-D: a volume a row of the labels; its header holds the repetition time
 labels.txt                    or attributes_literal.txt: a label and a run number for every volume, separated by a space
@@ -36,7 +35,6 @@ mask*_*.nii.gz                optional: regions by name (mask4_vt.nii.gz becomes
 
 For several subjects the files lie in folders subj1, subj2...
 """
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, ImageFileError, pd.errors.ParserError)
 
 
 class Haxby:
@@ -54,7 +52,12 @@ class Haxby:
         protocols=("leave-one-run-out",),
         workflow="classical-decoding",
         preset="blocks",
+        source="The subjects' archives of PyMVPA (data.pymvpa.org/datasets/haxby2001, subj1-2010.01.14.tar.gz ...), unpacked into one folder. "
+        "OpenNeuro ds000105 holds the same study as raw BIDS runs, which this loader does not read: `bds fetch ds000105` is for "
+        "bids-fmri, once fMRIPrep has been run.",
     )
+
+    options_class: ClassVar[type[Config]] = NoOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return ``01`` for a folder with its own recordings, else one label a folder ``subj1``, ``subj2``..."""
@@ -81,10 +84,17 @@ class Haxby:
             If a file is missing or unreadable, labels and volumes differ in number, a run comes twice, a mask lies on
             another grid, or an option is given (there are none).
         """
-        if options:
-            raise InputError("`dataset_options`", expected="none for haxby", found=", ".join(sorted(options)))
+        build_options(NoOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
-        image = _load(check_file(folder / BOLD, "the recordings"))
+        for path in (
+            folder / BOLD,
+            folder / MASK,
+            *folder.glob("mask*_*.nii.gz"),
+            *(folder / n for n in LABELS),
+        ):
+            check_inside(data_dir, path)
+        check_inside(folder.parent, folder.parent / MASK)
+        image = open_volume(folder / BOLD, "the recordings")
         repetition_time = _repetition_time(folder / BOLD, image)
         space = _space(folder, image)
         path = _labels_path(folder)
@@ -170,24 +180,9 @@ class _Volumes:
 
     @cached_property
     def _values(self) -> np.ndarray:
-        values = np.empty(self.shape, np.float32)
-        try:
-            for start in range(0, len(self), CHUNK):
-                block = np.asarray(self._image.dataobj[..., start : start + CHUNK], np.float32)
-                values[start : start + CHUNK] = block[self._mask].T
-        except _UNREADABLE as error:
-            raise InputError(
-                self.path, expected=f"{len(self)} whole volumes", found=_one_line(error)
-            ) from error
+        values = scale(read_inside(self.path, self._image, self._mask, np.float32), self._image)
         check_finite(self.path, values)
         return values
-
-
-def _load(path: Path) -> Any:
-    try:
-        return nib.nifti1.load(path)
-    except _UNREADABLE as error:
-        raise InputError(path, expected="a NIfTI image", found=_one_line(error)) from error
 
 
 def _repetition_time(path: Path, image: Any) -> float:
@@ -205,27 +200,19 @@ def _space(folder: Path, image: Any) -> VoxelSpace:
     """Return the voxels of the mask, with the regions whose masks lie in the folder."""
     beside = folder / MASK
     path = beside if beside.is_file() else folder.parent / MASK
-    mask = _mask(check_file(path, "the mask of the voxels to read"), image)
+    mask = _mask(path, "the mask of the voxels to read", folder / BOLD, image)
     rois = {
-        other.name.removesuffix(".nii.gz"): _mask(other, image)[mask]
+        other.name.removesuffix(".nii.gz"): _mask(other, "a region", folder / BOLD, image, may_be_empty=True)[
+            mask
+        ]
         for other in sorted(folder.glob("mask*_*.nii.gz"))
     }
     return VoxelSpace(mask, image.affine, rois, name="haxby")
 
 
-def _mask(path: Path, image: Any) -> np.ndarray:
-    found = _load(path)
-    if tuple(found.shape) != tuple(image.shape[:3]):
-        raise InputError(path, expected=f"the grid of {BOLD}, {image.shape[:3]}", found=str(found.shape))
-    distance = float(np.abs(found.affine - image.affine).max())
-    if distance > AFFINE_TOLERANCE_MM:
-        raise InputError(
-            path, expected=f"the affine of {BOLD}", found=f"one that differs by up to {distance:g} mm"
-        )
-    try:
-        inside = np.asarray(found.dataobj) > 0
-    except _UNREADABLE as error:
-        raise InputError(path, expected="a whole mask", found=_one_line(error)) from error
+def _mask(path: Path, what: str, bold: Path, image: Any, *, may_be_empty: bool = False) -> np.ndarray:
+    inside, affine = read_mask(path, what, may_be_empty=may_be_empty)
+    check_grid(path, inside.shape, affine, bold, image)
     return inside
 
 
@@ -240,8 +227,8 @@ def _trials(path: Path, n_volumes: int, repetition_time: float) -> pd.DataFrame:
     """Return one row a volume: stimulus_id, session, run, repeat, onset, and category, volume (in its run), block."""
     try:
         table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
-    except (*_UNREADABLE, UnicodeDecodeError) as error:
-        raise InputError(path, expected="a label and a run in every row", found=_one_line(error)) from error
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(path, expected="a label and a run in every row", found=one_line(error)) from error
     if table.shape[1] != 2:
         raise InputError(path, expected="two columns, label and run", found=f"{table.shape[1]} columns")
     if table.iloc[0].tolist() == ["labels", "chunks"]:
@@ -269,7 +256,3 @@ def _trials(path: Path, n_volumes: int, repetition_time: float) -> pd.DataFrame:
     trials["category"] = label
     trials["block"] = np.cumsum(changes)
     return trials[["stimulus_id", "session", "run", "repeat", "onset", "category", "volume", "block"]]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash, file_sha256
 from braindecode_suite.core.protocols import FileCheck
-from braindecode_suite.datasets.lab_files import check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -52,6 +52,19 @@ def find_images(root: Path, folder: Path, *, stems: bool = False) -> dict[str, P
                 found=f"another one at {first.relative_to(folder)}",
             )
     return found
+
+
+def pick_image(stimulus_id: str, candidates: Sequence[Path]) -> Path | None:
+    """Return the first candidate that is there, or None; several that differ are an `InputError`."""
+    there = [path for path in candidates if path.is_file()]
+    for other in there[1:]:
+        if file_sha256(other) != file_sha256(there[0]):
+            raise InputError(
+                other,
+                expected=f"one image for stimulus {stimulus_id!r}",
+                found=f"another one in {there[0].name}",
+            )
+    return there[0] if there else None
 
 
 class ImageFiles:
@@ -130,7 +143,7 @@ class ImageFiles:
                 if self._side is not None:
                     picture = picture.resize((self._side, self._side), Image.Resampling.BICUBIC)
                 return np.asarray(picture, np.uint8)
-        except (OSError, ValueError, UnidentifiedImageError, SyntaxError) as error:
+        except DAMAGED as error:
             raise InputError(path, expected="a whole image", found=one_line(error)) from error
 
 

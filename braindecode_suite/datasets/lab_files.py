@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from nibabel.filebasedimages import ImageFileError
+from scipy.io.matlab import MatReadError
 
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    SyntaxError,
+    RuntimeError,  # h5py, and scipy where it knows a format but not how to read it
+    tokenize.TokenError,
+    struct.error,
+    zlib.error,
+    ImageFileError,
+    MatReadError,
+)
+"""What libraries raise on truncated or foreign files."""
 TRIAL_ORDER = ["stimulus_id", "session", "run", "repeat", "onset"]
 
 
@@ -143,6 +165,12 @@ def count_repeats(stimulus_ids: Sequence[str] | pd.Series) -> np.ndarray:
     """
     ids = pd.Series(list(stimulus_ids), dtype=object)
     return (ids.groupby(ids).cumcount() + 1).to_numpy()
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Return numbers as float32; those too large for it become infinite, which is what callers look for."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)
 
 
 def one_line(error: BaseException) -> str:

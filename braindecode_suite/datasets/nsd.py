@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import SurfaceSpace, VoxelSpace
@@ -43,6 +43,7 @@ from braindecode_suite.datasets.nsd_surface import (
     open_surface,
     open_surface_noise,
 )
+from braindecode_suite.datasets.volumes import check_orientation, open_volume
 
 SESSIONS_DONE = (40, 40, 32, 30, 40, 32, 40, 30)
 """Sessions that subjects 1 to 8 of the release did."""
@@ -70,14 +71,16 @@ nsddata_betas/ppdata/subj01/fsaverage/betas_fithrf_GLMdenoise_RR/lh.ncsnr.mgh an
 nsddata/freesurfer/fsaverage/label/lh.*.mgz and rh.                          optional: regions drawn on the surface
 """
 
+Betas = Literal["b1", "b2", "b3", "betas_assumehrf", "betas_fithrf", "betas_fithrf_GLMdenoise_RR"]
+
 
 class NSDOptions(Config):
     """How a subject is read.
 
     Attributes
     ----------
-    betas : str
-        ``b1``, ``b2``, ``b3`` or the folder's name.
+    betas : {'b1', 'b2', 'b3'}
+        Or the folder's name.
     space : {'func1pt8mm', 'fsaverage'}
         Voxels of 1.8 mm, or vertices of the surface.
     roi : str or list of str
@@ -92,7 +95,7 @@ class NSDOptions(Config):
         found in the data, not only in the release's maps.
     """
 
-    betas: str = "b3"
+    betas: Betas = "b3"
     space: Literal["func1pt8mm", "fsaverage"] = "func1pt8mm"
     roi: str | tuple[str, ...] = "nsdgeneral"
     format: Literal["auto", "hdf5", "nii.gz", "nii"] = "auto"
@@ -105,6 +108,7 @@ class NSDDataset:
     """Reads a folder in the layout of the release (catalogue entry ``nsd``)."""
 
     card: DatasetCard
+    options_class: ClassVar[type[Config]] = NSDOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects whose betas are there."""
@@ -112,9 +116,7 @@ class NSDDataset:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: headers, design and masks are read, no betas (see `NSDOptions`)."""
-        return open_subject(
-            data_dir, subject, work_dir, build(NSDOptions, options, f"options of {self.card.name}")
-        )
+        return open_subject(data_dir, subject, work_dir, build_options(NSDOptions, options, self.card.name))
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, file by file."""
@@ -161,9 +163,9 @@ def open_subject(
     -------
     Study
     """
-    check_option("betas", options.betas, [*BETA_VERSIONS, *BETA_VERSIONS.values()])
     version = BETA_VERSIONS.get(options.betas, options.betas)
     layout = Layout(data_dir, resolve_subject(data_dir, subject), version, options.space)
+    layout.check_links()
     if options.space == SURFACE and options.format != "auto":
         raise InputError("`format`", expected="auto, for the surface's .mgh files", found=options.format)
     stimuli = NSDStimuli(layout.stimuli)
@@ -291,11 +293,26 @@ def _open_space(layout: Layout, options: NSDOptions, header: SessionHeader) -> t
             expected=f"a mask of the betas' shape {header.volume} ({header.path.name})",
             found=f"shape {mask.shape}",
         )
+    warnings += _compare_grids(folder, affine, header)
     rois = {name: region[mask] for name, region in regions.items()}
     wholly_empty = [name for name, region in regions.items() if not region.any()]
     if wholly_empty:
         warnings.append(f"regions without a voxel: {', '.join(wholly_empty)}")
     return VoxelSpace(mask, affine, rois, GRID), warnings
+
+
+def _compare_grids(masks: Path, affine: NDArray[np.float64], header: SessionHeader) -> list[str]:
+    """Refuse masks whose left is the right of the betas, and tell of masks that lie elsewhere; HDF5 says nothing of it."""
+    if header.path.suffix == ".hdf5":
+        return []
+    image = open_volume(header.path, "betas")
+    check_orientation(masks, affine, header.path, image.affine)
+    if np.allclose(affine, image.affine, atol=1e-3):
+        return []
+    return [
+        f"by their affines the masks of {masks.name} and the betas of {header.path.name} lie in different places: their shapes "
+        "agree and one grid is assumed"
+    ]
 
 
 def _make_trials(
@@ -417,5 +434,6 @@ NSD = NSDDataset(
         protocols=("nsd-shared1000", "nsd-982", "nsd-shared515", "nsd-cluster-disjoint", "random-by-image"),
         workflow="mindeye",
         preset="kandinsky",
+        source="Sign the agreement at naturalscenesdataset.org; those who run the dataset then say how to copy it.",
     )
 )

@@ -7,7 +7,6 @@ by row as float32 percent signal change: training then reads shuffled rows as fa
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -22,7 +21,9 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_json
-from braindecode_suite.datasets.nsd_files import DAMAGED, short
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32
+from braindecode_suite.datasets.nsd_files import short
+from braindecode_suite.datasets.volumes import read_inside
 
 INT16_SCALE = 300.0
 """Integers are percent signal change times this."""
@@ -113,6 +114,7 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             some = slice(start, start + _VOXELS_AT_A_TIME)
             np.multiply(values[:, some], np.float32(1 / INT16_SCALE), out=scaled[:, some], dtype=np.float32)
         return scaled
+    values = as_float32(values)
     bad = ~np.isfinite(values)
     if bad.any():
         trial, voxel = np.argwhere(bad)[0]
@@ -122,7 +124,7 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             expected="finite betas inside the mask",
             found=f"{int(bad.sum())} NaN or infinite values, the first in voxel ({x}, {y}, {z}), trial {int(trial) + 1}",
         )
-    return np.ascontiguousarray(values, np.float32)
+    return np.ascontiguousarray(values)
 
 
 def _read_hdf5(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:
@@ -202,27 +204,8 @@ def _read_voxel_chunks(betas: Any, voxels: NDArray[np.int64], path: Path) -> NDA
 def _read_nifti(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:
     """Read a volume at a time through the decompressor, so that a session is never whole in memory."""
     image: Any = nib.load(header.path)
-    proxy = image.dataobj
-    dtype = image.header.get_data_dtype()
+    out = read_inside(header.path, image, mask, hint="download it again")
     slope, intercept = image.header.get_slope_inter()
-    size = int(np.prod(header.volume)) * dtype.itemsize
-    inside: Any = np.ravel_multi_index(
-        tuple(np.argwhere(mask).T), mask.shape, order="F"
-    )  # in C order of the mask
-    out = np.empty((header.n_trials, len(inside)), dtype.newbyteorder("="))
-    opener: Callable[..., Any] = gzip.open if header.path.suffix == ".gz" else open
-    with opener(header.path, "rb") as stream:
-        stream.read(proxy.offset)
-        for trial in range(header.n_trials):
-            content = stream.read(size)
-            if len(content) < size:
-                raise InputError(
-                    header.path,
-                    expected=f"{header.n_trials} volumes",
-                    found=f"the file ends in volume {trial + 1}",
-                    hint="download it again",
-                )
-            out[trial] = np.frombuffer(content, dtype)[inside]
     if slope not in (None, 1.0) or intercept not in (None, 0.0):
         return out * np.float32(slope or 1.0) + np.float32(intercept or 0.0)
     return out

@@ -9,6 +9,7 @@ from typing import Any
 from braindecode_suite.core.checks import check_folder
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import FileCheck
+from braindecode_suite.datasets.lab_files import check_inside
 from braindecode_suite.datasets.nsd_betas import read_header
 from braindecode_suite.datasets.nsd_files import (
     BETA_VERSIONS,
@@ -41,7 +42,7 @@ def check_release(data_dir: Path, labels: Sequence[str]) -> list[FileCheck]:
             results.append(FileCheck(name, "optional-missing" if optional else "missing"))
             return None
         try:
-            value = read(path)
+            value = read(check_inside(data_dir, path))
         except InputError as error:
             results.append(FileCheck(name, "bad", f"expected {error.expected}; found {error.found}"))
             return None

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from braindecode_suite.core.checks import check_file, check_option
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.datasets.lab_files import (
+    DAMAGED,
+    check_inside,
+    read_numbers,
+    read_table,
+    read_whole_numbers,
+)
+from braindecode_suite.datasets.volumes import open_volume, read_values
 
 GRID, SURFACE = "func1pt8mm", "fsaverage"
 TRIALS_A_SESSION, RUNS_A_SESSION = 750, 12
@@ -27,8 +32,6 @@ BETA_VERSIONS = {
     "b3": "betas_fithrf_GLMdenoise_RR",
 }
 BETA_SUFFIXES = {"hdf5": ".hdf5", "nii.gz": ".nii.gz", "nii": ".nii"}
-DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, KeyError, TypeError)
-"""What libraries raise on truncated or foreign files."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,13 @@ class Layout:
     @property
     def surface_labels(self) -> Path:
         return self.root / "nsddata" / "freesurfer" / SURFACE / "label"
+
+    def check_links(self) -> None:
+        """Raise if a file of this subject, or of the experiment, is a link that leads out of the release's folder."""
+        folders = (self.functional / "roi", self.labels, self.beta_folder, self.surface_labels)
+        single = (self.expdesign, self.stimuli, self.behaviour, self.functional / "brainmask.nii.gz")
+        for path in (*single, *(path for folder in folders for path in sorted(folder.glob("*")))):
+            check_inside(self.root, path)
 
     def session_files(self, file_format: str = "auto") -> dict[int, Path]:
         """Return the beta file of each session that is there, by session number from 1; on the surface the left one.
@@ -177,7 +187,7 @@ def read_design(path: Path, n_stimuli: int) -> Design:
     check_file(path, "the experiment's design")
     try:
         content = loadmat(path, variable_names=["masterordering", "subjectim", "sharedix"])
-    except (*DAMAGED, NotImplementedError) as error:
+    except DAMAGED as error:
         raise InputError(path, expected="a MATLAB file", found=short(error)) from error
     missing = [key for key in ("masterordering", "subjectim", "sharedix") if key not in content]
     if missing:
@@ -203,29 +213,25 @@ def read_design(path: Path, n_stimuli: int) -> Design:
 
 
 def read_behaviour(path: Path) -> pd.DataFrame | None:
-    """Read responses.tsv, or return None where it is missing."""
+    """Read RUN, 73KID and, where it is there, TIME of responses.tsv, or return None where that is missing."""
     if not path.is_file():
         return None
-    try:
-        table = pd.read_csv(path, sep="\t")
-    except (*DAMAGED, pd.errors.ParserError) as error:
-        raise InputError(path, expected="a tab-separated table", found=short(error)) from error
+    table = read_table(path, ())
     missing = [column for column in ("SESSION", "RUN", "TRIAL", "73KID") if column not in table.columns]
     if missing:
         raise InputError(
             path, expected="columns SESSION, RUN, TRIAL, 73KID", found=f"no {', '.join(missing)}"
         )
-    return table
+    numbers = {column: read_whole_numbers(path, table, column) for column in ("RUN", "73KID")}
+    if "TIME" in table.columns:
+        numbers["TIME"] = read_numbers(path, table, "TIME")
+    return pd.DataFrame(numbers)
 
 
 def read_volume(path: Path, what: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Return a volume's values and affine."""
-    check_file(path, what)
-    try:
-        image: Any = nib.load(path)
-        return np.asarray(image.dataobj), np.asarray(image.affine)
-    except DAMAGED as error:
-        raise InputError(path, expected=f"{what}, a NIfTI file", found=short(error)) from error
+    image = open_volume(path, what)
+    return read_values(path, image, what), np.asarray(image.affine)
 
 
 def read_label_table(path: Path) -> dict[int, str]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash
-from braindecode_suite.datasets.nsd_files import DAMAGED, short
+from braindecode_suite.datasets.lab_files import DAMAGED
+from braindecode_suite.datasets.nsd_files import short
 
 
 class NSDStimuli:

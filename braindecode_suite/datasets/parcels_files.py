@@ -11,25 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 from scipy.io import loadmat, whosmat
 
 from braindecode_suite.core.checks import check_finite
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, one_line
 
 SUFFIXES = (".mat", ".npy", ".tsv", ".ptseries.nii")
 AXES = ("parcels times", "times parcels")
 NUMERIC = ("double", "single", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    NotImplementedError,
-    ImageFileError,
-    pd.errors.ParserError,
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +49,7 @@ class SeriesFile:
         """Return the samples as float32 of shape (parcels, times); a file that broke since, or NaN, is an `InputError`."""
         try:
             values = np.asarray(self.load())
-        except UNREADABLE as error:
+        except DAMAGED as error:
             raise InputError(self.path, expected="whole time series", found=one_line(error)) from error
         if values.shape != (self.n_parcels, self.n_times):
             raise InputError(
@@ -67,8 +57,9 @@ class SeriesFile:
                 expected=f"shape (parcels={self.n_parcels}, times={self.n_times})",
                 found=str(values.shape),
             )
-        check_finite(self.path, values)
-        return values.astype(np.float32)
+        series = as_float32(values)
+        check_finite(self.path, series)
+        return series
 
 
 def open_series(path: Path, description: Mapping[str, Any]) -> SeriesFile:
@@ -99,7 +90,7 @@ def open_series(path: Path, description: Mapping[str, Any]) -> SeriesFile:
             load = lambda: loadmat(str(path), variable_names=[name])[name]  # noqa: E731
     except InputError:
         raise
-    except UNREADABLE as error:
+    except DAMAGED as error:
         raise InputError(path, expected="time series of parcels", found=one_line(error)) from error
     if len(shape) != 2 or not numeric:
         raise InputError(
@@ -226,11 +217,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(path, expected="a JSON object", found=type(found).__name__)
     return found
-
-
-def one_line(error: Exception) -> str:
-    """Return an error as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _is_number(value: object) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.datasets.lab_files import one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, one_line
 
 MAX_BYTES = 2**20
 _NUMPY_NAMES = {
@@ -73,7 +73,7 @@ def read_mapping(path: Path) -> dict[int, str]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, _, dtype = read_header(stream)
-    except (ValueError, KeyError, SyntaxError, TypeError) as error:
+    except DAMAGED as error:
         raise InputError(path, expected="a .npy file", found=one_line(error)) from error
     if dtype != np.dtype(object) or shape != ():
         raise InputError(path, expected="one dict saved as .npy", found=f"an array of {dtype}, shape {shape}")

@@ -193,6 +193,20 @@ def leave_one_session_out(
     return _leave_one_out("leave-one-session-out", studies, ("session",), "session")
 
 
+def leave_one_run_out_new_images(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Test on each run in turn; train and validate on other runs' trials of images that the run left out does not show."""
+    return _leave_one_out_new_images("leave-one-run-out", studies, ("session", "run"), "run", seed)
+
+
+def leave_one_session_out_new_images(
+    studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None
+) -> list[Split]:
+    """Test on each session in turn; train and validate on trials of images that the session left out does not show."""
+    return _leave_one_out_new_images("leave-one-session-out", studies, ("session",), "session", seed)
+
+
 def as_given(studies: Sequence[Study], *, seed: int = 0, vectors_of: VectorsOf | None = None) -> list[Split]:
     """Take the user's own column `split` of the trials: train, validation (optional) or test; others are left out.
 
@@ -292,7 +306,10 @@ def _by_test_rows(
     return _split(name, studies, train, validation, test, BY_IMAGE, notes=notes)
 
 
-def _leave_one_out(name: str, studies: Sequence[Study], columns: tuple[str, ...], kind: str) -> list[Split]:
+def _blocks(
+    name: str, studies: Sequence[Study], columns: tuple[str, ...], kind: str
+) -> tuple[list[NDArray[np.int64]], int]:
+    """Return the number of every trial's run or session, from 0, and how many there are."""
     blocks = [study.trials.groupby(list(columns), sort=True).ngroup().to_numpy() for study in studies]
     numbers = {int(block.max()) + 1 if len(block) else 0 for block in blocks}
     if len(numbers) != 1 or min(numbers) < 3:
@@ -301,7 +318,48 @@ def _leave_one_out(name: str, studies: Sequence[Study], columns: tuple[str, ...]
             expected=f"at least 3 {kind}s, as many in every subject",
             found=" and ".join(str(n) for n in sorted(numbers)),
         )
-    (n,) = numbers
+    return blocks, numbers.pop()
+
+
+def _leave_one_out_new_images(
+    base: str, studies: Sequence[Study], columns: tuple[str, ...], kind: str, seed: int
+) -> list[Split]:
+    name = f"{base}-new-images"
+    blocks, n = _blocks(name, studies, columns, kind)
+    splits = []
+    for k in range(n):
+        test = [block == k for block in blocks]
+        shown = _ids(studies, test)
+        rest = [~t & ~_isin(study, shown) for t, study in zip(test, studies, strict=True)]
+        left = _ids(studies, rest)
+        if len(left) < 2:
+            raise InputError(
+                f"protocol {name!r}, {kind} {k + 1}",
+                expected=f"images that this {kind} does not show, to train on",
+                found=str(len(left)),
+            )
+        held_out = _draw(left, VALIDATION_SHARE, seed, "validation")
+        chosen = [_isin(study, held_out) for study in studies]
+        splits.append(
+            _split(
+                name,
+                studies,
+                [r & ~c for r, c in zip(rest, chosen, strict=True)],
+                [r & c for r, c in zip(rest, chosen, strict=True)],
+                test,
+                frozenset({kind, "stimulus"}),
+                label=f"fold-{k + 1}",
+                notes=(
+                    f"other trials of the images of the {kind} left out are in no part",
+                    *_tuning_notes(studies),
+                ),
+            )
+        )
+    return splits
+
+
+def _leave_one_out(name: str, studies: Sequence[Study], columns: tuple[str, ...], kind: str) -> list[Split]:
+    blocks, n = _blocks(name, studies, columns, kind)
     return [
         _split(
             name,

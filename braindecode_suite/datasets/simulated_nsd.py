@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from braindecode_suite.core.checks import check_file
-from braindecode_suite.core.config import build
+from braindecode_suite.core.config import Config, build, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.study import Study
@@ -29,6 +29,7 @@ class SimulatedNSD:
     """Writes and reads simulated studies (catalogue entry ``simulated-nsd``)."""
 
     card: DatasetCard
+    options_class: ClassVar[type[Config]] = NSDOptions
 
     def write(self, data_dir: Path, **options: Any) -> None:
         """Write the study (see `SimulationOptions`); one of the same options that is already there is kept."""
@@ -42,7 +43,7 @@ class SimulatedNSD:
         """Open one subject through the NSD loader; attributes, captions and distractors are attached to its stimuli."""
         _read_card(data_dir)
         study = open_subject(
-            data_dir, subject, work_dir, build(NSDOptions, options, f"options of {NAME}"), dataset=NAME
+            data_dir, subject, work_dir, build_options(NSDOptions, options, NAME), dataset=NAME
         )
         return replace(
             study,
@@ -99,6 +100,7 @@ SIMULATED_NSD = SimulatedNSD(
         protocols=("nsd-shared1000", "nsd-982", "nsd-shared515", "nsd-cluster-disjoint", "random-by-image"),
         workflow="mindeye",
         preset="tiny",
+        source="It writes itself: `bds run simulated-nsd OUTPUT_DIR participant`, into --data-dir where one is named.",
         simulated=True,
     )
 )

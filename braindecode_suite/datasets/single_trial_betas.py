@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
-from braindecode_suite.datasets.bids_bold import BoldHeader, read_series
 from braindecode_suite.datasets.bids_events import Events
-from braindecode_suite.datasets.bids_layout import RunFiles
+from braindecode_suite.datasets.bids_layout import RunFiles, output_stem
+from braindecode_suite.datasets.bids_series import BoldSpace, Header, read_run
 from braindecode_suite.datasets.lab_files import count_repeats
 from braindecode_suite.datasets.single_trial_design import (
     Hrf,
@@ -52,8 +51,7 @@ class Estimation:
     Attributes
     ----------
     runs, headers, events : tuples, one item a run
-    mask : array of bool of shape (x, y, z)
-    affine : array of shape (4, 4)
+    space : VoxelSpace or SurfaceSpace
     model : Model
     files : BetaFiles
         Where the derivative goes.
@@ -62,10 +60,9 @@ class Estimation:
     """
 
     runs: tuple[RunFiles, ...]
-    headers: tuple[BoldHeader, ...]
+    headers: tuple[Header, ...]
     events: tuple[Events, ...]
-    mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
+    space: BoldSpace
     model: Model
     files: BetaFiles
     trials: pd.DataFrame
@@ -75,15 +72,12 @@ class Estimation:
         """Hash of the model and of name, size and time of every file it reads."""
         paths: list[Path] = []
         for run in self.runs:
-            around = sorted(
-                run.bold.parent.glob(
-                    run.bold.name.split("_space-")[0].split("_desc-")[0] + "_desc-confounds_*"
-                )
-            )
-            paths += [run.bold, run.mask, run.events, *run.sidecars, *around]
+            around = sorted(run.bold.parent.glob(f"{output_stem(run.bold)}_desc-confounds_*"))
+            files = (run.bold, run.right, run.mask, run.events)
+            paths += [*(path for path in files if path is not None), *run.sidecars, *around]
         stamps = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
         tables = [events.trials.to_csv() + events.others.to_csv() for events in self.events]
-        return data_hash(vars(self.model), stamps, tables, self.mask)
+        return data_hash(vars(self.model), stamps, tables, self.space.describe())
 
     def write(self) -> None:
         """Estimate all runs and write the derivative."""
@@ -92,12 +86,11 @@ class Estimation:
             self.files,
             self._fill,
             trials=self.trials,
-            mask=self.mask,
-            affine=self.affine,
+            space=self.space,
             n_responses=len(response_names(model.hrf)),
             default=default_response(model.hrf),
             sidecar={
-                "Description": f"One response a trial and voxel, by least squares ({model.estimator.upper()})",
+                "Description": f"One response a trial and unit, by least squares ({model.estimator.upper()})",
                 "Units": "percent signal change",
                 "Estimator": model.estimator,
                 "HaemodynamicResponses": list(response_names(model.hrf)),
@@ -108,7 +101,7 @@ class Estimation:
                 "OtherEventsModelled": model.model_others,
                 "RepetitionTime": [header.t_r for header in self.headers],
                 "Sources": [header.path.name for header in self.headers],
-                "Shape": [len(self.trials), len(response_names(model.hrf)), int(self.mask.sum())],
+                "Shape": [len(self.trials), len(response_names(model.hrf)), self.space.n_units],
                 "InputHash": self.key,
             },
         )
@@ -116,7 +109,7 @@ class Estimation:
     def _fill(self, file: Any) -> dict[str, Any]:
         """Fit run by run; memory holds one run's series and betas."""
         model = self.model
-        n_responses, n_voxels = len(response_names(model.hrf)), int(self.mask.sum())
+        n_responses, n_voxels = len(response_names(model.hrf)), self.space.n_units
         valid = np.ones(n_voxels, bool)
         file["run"] = np.repeat(np.arange(len(self.runs)), [len(events.trials) for events in self.events])
         explained = file.create_dataset("explained", (len(self.runs), n_responses, n_voxels), np.float32)
@@ -132,7 +125,7 @@ class Estimation:
                 motion=model.motion,
                 model_others=model.model_others,
             )
-            series = read_series(header, self.mask)
+            series = read_run(header, self.space)
             if len(design.kept) < len(series):
                 series = series[design.kept]
             mean = series.mean(axis=0, dtype=np.float64)

@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.datasets.bids_bold import BoldHeader
 from braindecode_suite.datasets.bids_events import Events
+from braindecode_suite.datasets.bids_layout import BOLD, output_stem
+from braindecode_suite.datasets.bids_series import Header
 from braindecode_suite.datasets.lab_files import one_line
 from braindecode_suite.learning.hrf import PEAKS, boxcar_response
 
@@ -55,7 +56,7 @@ def default_response(hrf: Hrf) -> int:
 
 
 def make_run_design(
-    header: BoldHeader,
+    header: Header,
     events: Events,
     *,
     hrf: Hrf = "glover",
@@ -68,7 +69,7 @@ def make_run_design(
 
     Parameters
     ----------
-    header : BoldHeader
+    header : BoldHeader or SurfaceHeader
     events : Events
     hrf : {'glover', 'spm', 'library'}
         nilearn's canonical responses, or a family of double gammas with peaks from 3.5 to 8 s.
@@ -127,7 +128,7 @@ def _regressors(times: NDArray[np.float64], events: pd.DataFrame, hrf: Hrf) -> N
 
 
 def read_confounds(
-    header: BoldHeader, strategies: Sequence[Strategy], motion: MotionModel
+    header: Header, strategies: Sequence[Strategy], motion: MotionModel
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return confounds of the volumes kept, of shape (kept, confounds), and which volumes those are, by nilearn.
 
@@ -138,8 +139,8 @@ def read_confounds(
     """
     from nilearn.interfaces.fmriprep import load_confounds
 
-    # nilearn goes by the name of the image alone, and only by names that end in .nii.gz
-    named = header.path.with_name(header.path.name.removesuffix(".gz") + ".gz")
+    # nilearn goes by the name of the image alone; all outputs of a run share its confounds
+    named = header.path.with_name(f"{output_stem(header.path)}{BOLD}.nii.gz")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on strategies; what was chosen is in the sidecar
@@ -167,5 +168,4 @@ def read_confounds(
 
 
 def _confounds_file(bold: Path) -> Path:
-    stem = bold.name.split("_space-")[0].split("_desc-")[0]
-    return bold.with_name(f"{stem}_desc-confounds_timeseries.tsv")
+    return bold.with_name(f"{output_stem(bold)}_desc-confounds_timeseries.tsv")

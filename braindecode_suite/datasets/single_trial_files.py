@@ -8,15 +8,20 @@
     sub-01/func/sub-01_task-x_space-y_desc-singletrial_events.tsv    a row a trial
     sub-01/func/sub-01_task-x_space-y_desc-brain_mask.nii.gz         which voxels, in C order
     sub-01/func/sub-01_task-x_space-y_stat-ncsnr_statmap.nii.gz      where stimuli repeat
+
+On the surface the last two are ``sub-01_task-x_hemi-L_space-y_desc-brain_mask.shape.gii`` and
+``..._hemi-L_space-y_stat-ncsnr_statmap.shape.gii``, and the same for ``hemi-R``; units are left vertices, then right ones.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import h5py
 import nibabel as nib
@@ -24,14 +29,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json
 from braindecode_suite.core.noise import nsd_ncsnr, repeat_variances
+from braindecode_suite.core.spaces import HEMISPHERES, SurfaceSpace, VoxelSpace
 from braindecode_suite.datasets.bids_layout import NATIVE, read_json
-from braindecode_suite.datasets.lab_files import one_line, read_table
+from braindecode_suite.datasets.lab_files import DAMAGED, one_line, read_table
+from braindecode_suite.datasets.volumes import check_grid, open_volume, read_mask
 from braindecode_suite.learning.single_trial_glm import choose_response
 
 SUFFIX = "_desc-singletrial_betas"
+MASK, NCSNR = "desc-brain_mask", "stat-ncsnr_statmap"
 BLOCK_BYTES = 2**26
 _NUMBERS = ("repeat", "onset", "duration")
 
@@ -74,13 +83,18 @@ class BetaFiles:
 
     @property
     def mask(self) -> Path:
-        """The brain mask."""
+        """The brain mask of a volume."""
         return self.folder / f"{self.stem}_desc-brain_mask.nii.gz"
 
     @property
     def ncsnr(self) -> Path:
         """Signal over noise of each voxel."""
         return self.folder / f"{self.stem}_stat-ncsnr_statmap.nii.gz"
+
+    def of_hemisphere(self, side: str, what: str) -> Path:
+        """Return a GIFTI file of one hemisphere: ``desc-brain_mask`` or ``stat-ncsnr_statmap``."""
+        start, space, rest = self.stem.partition("_space-")
+        return self.folder / f"{start}_hemi-{side[0].upper()}{space}{rest}_{what}.shape.gii"
 
 
 def find_betas(root: Path, subject: str) -> list[BetaFiles]:
@@ -159,9 +173,7 @@ class SingleTrialBetas:
         if self.n_responses == 1:
             return self
         self.prepare()
-        with self._open() as file:
-            run_of = np.asarray(file["run"])
-            explained, total = np.asarray(file["explained"]), np.asarray(file["total"])
+        run_of, explained, total = (self._read(name) for name in ("run", "explained", "total"))
         held_out = np.delete(run_of, np.asarray(train_rows))
         runs = np.setdiff1d(run_of, held_out)
         if not len(runs):
@@ -192,13 +204,20 @@ class SingleTrialBetas:
     def valid(self) -> NDArray[np.bool_]:
         """Voxels with a signal in every run, of shape (voxels,); prepares first."""
         self.prepare()
-        with self._open() as file:
-            return np.asarray(file["valid"]).astype(bool)
+        return self._read("valid").astype(bool)
 
-    def _open(self) -> Any:
+    def _read(self, name: str) -> NDArray[Any]:
+        with self._open() as file:
+            return np.asarray(file[name])
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
         try:
-            return h5py.File(self.files.betas, "r")
-        except OSError as error:
+            with h5py.File(self.files.betas, "r") as file:
+                yield file
+        except InputError:
+            raise
+        except DAMAGED as error:
             raise InputError(self.files.betas, expected="a whole HDF5 file", found=one_line(error)) from error
 
     def _map(self) -> NDArray[np.float32]:
@@ -246,8 +265,7 @@ def write_derivative(
     fill: Callable[[Any], dict[str, Any]],
     *,
     trials: pd.DataFrame,
-    mask: NDArray[np.bool_],
-    affine: NDArray[np.float64],
+    space: VoxelSpace | SurfaceSpace,
     n_responses: int,
     default: int,
     sidecar: dict[str, Any],
@@ -261,8 +279,7 @@ def write_derivative(
         Gets the open HDF5 file with an empty dataset ``betas`` (trials, responses, voxels), fills it, adds ``run``,
         ``valid``, ``explained`` and ``total``, and returns what else the sidecar should say.
     trials : DataFrame
-    mask : array of bool of shape (x, y, z)
-    affine : array of shape (4, 4)
+    space : VoxelSpace or SurfaceSpace
     n_responses, default : int
     sidecar : dict
     """
@@ -277,20 +294,25 @@ def write_derivative(
                 "GeneratedBy": [{"Name": "braindecode_suite"}],
             },
         )
-    shape = (len(trials), n_responses, int(mask.sum()))
+    shape = (len(trials), n_responses, space.n_units)
     with write_aside(files.betas) as aside, h5py.File(aside, "w") as file:
         file.create_dataset("betas", shape, np.float32)
         sidecar = sidecar | fill(file)
         signal = _ncsnr_by_blocks(file["betas"], default, trials)
     with write_aside(files.events) as aside:
         trials.to_csv(aside, sep="\t", index=False, na_rep="n/a")
-    _write_volume(files.mask, mask.astype(np.uint8), affine)
+    if isinstance(space, SurfaceSpace):
+        _write_on_surface(files, space, signal)
+    else:
+        _write_in_volume(files, space, signal)
+    write_json(files.sidecar, sidecar)
+
+
+def _write_in_volume(files: BetaFiles, space: VoxelSpace, signal: NDArray[np.float32] | None) -> None:
+    _write_volume(files.mask, space.mask.astype(np.uint8), space.affine)
     files.ncsnr.unlink(missing_ok=True)
     if signal is not None:
-        volume = np.zeros(mask.shape, np.float32)
-        volume[mask] = signal
-        _write_volume(files.ncsnr, volume, affine)
-    write_json(files.sidecar, sidecar)
+        _write_volume(files.ncsnr, space.unmask(signal), space.affine)
 
 
 def _write_volume(path: Path, values: NDArray[Any], affine: NDArray[np.float64]) -> None:
@@ -298,6 +320,70 @@ def _write_volume(path: Path, values: NDArray[Any], affine: NDArray[np.float64])
     image.header.set_xyzt_units("mm", "sec")
     with write_aside(path) as aside:
         aside.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+
+
+def _write_on_surface(files: BetaFiles, space: SurfaceSpace, signal: NDArray[np.float32] | None) -> None:
+    masks = space.unmask(np.ones(space.n_units, np.float32), fill=0)
+    maps = {} if signal is None else space.inverse_transform(signal)
+    for side in HEMISPHERES:
+        structure = nib.gifti.GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{side.capitalize()}"})
+        array = nib.gifti.GiftiDataArray(
+            masks[side].astype(np.float32), intent="NIFTI_INTENT_SHAPE", datatype="NIFTI_TYPE_FLOAT32"
+        )
+        with write_aside(files.of_hemisphere(side, MASK)) as aside:
+            nib.gifti.GiftiImage(darrays=[array], meta=structure).to_filename(aside)
+        path = files.of_hemisphere(side, NCSNR)
+        path.unlink(missing_ok=True)
+        if side in maps:
+            with write_aside(path) as aside:
+                maps[side].to_filename(aside)
+
+
+def read_place(files: BetaFiles, name: str, mesh: str) -> VoxelSpace | SurfaceSpace:
+    """Read where the units of a derivative lie.
+
+    Parameters
+    ----------
+    files : BetaFiles
+    name, mesh : str
+        What a volume's grid, or a surface's mesh, is called.
+    """
+    sides = {side: files.of_hemisphere(side, MASK) for side in HEMISPHERES}
+    if not any(path.is_file() for path in sides.values()):
+        mask, affine = read_mask(files.mask, "the mask of the betas")
+        return VoxelSpace(mask, affine, name=name)
+    members = {side: _read_shape(path, "the mask of the betas") > 0 for side, path in sides.items()}
+    return SurfaceSpace(members["left"], members["right"], mesh=mesh)
+
+
+def read_ncsnr(files: BetaFiles, space: VoxelSpace | SurfaceSpace) -> NDArray[np.float32] | None:
+    """Read signal over noise of every unit, None where no map was written."""
+    if isinstance(space, SurfaceSpace):
+        paths = [files.of_hemisphere(side, NCSNR) for side in HEMISPHERES]
+        if not any(path.is_file() for path in paths):
+            return None
+        parts = []
+        for path, member in zip(paths, (space.left, space.right), strict=True):
+            values = _read_shape(path, "signal over noise")
+            if len(values) != len(member):
+                raise InputError(path, expected=f"{len(member)} vertices", found=str(len(values)))
+            parts.append(values[member])
+        return np.concatenate(parts)
+    if not files.ncsnr.is_file():
+        return None
+    image = open_volume(files.ncsnr, "signal over noise")
+    grid = space.inverse_transform(np.zeros(space.n_units))
+    check_grid(files.ncsnr, image.shape, np.asarray(image.affine, float), files.mask, grid)
+    return np.asarray(image.dataobj, np.float32)[space.mask]
+
+
+def _read_shape(path: Path, what: str) -> NDArray[np.float32]:
+    check_file(path, what)
+    try:
+        image: Any = nib.gifti.GiftiImage.from_filename(path)
+        return np.asarray(image.darrays[0].data, np.float32)
+    except (*DAMAGED, expat.ExpatError, IndexError) as error:
+        raise InputError(path, expected=f"{what} as GIFTI", found=one_line(error)) from error
 
 
 def _ncsnr_by_blocks(betas: Any, default: int, trials: pd.DataFrame) -> NDArray[np.float32] | None:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.image_files import pick_image
+from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
+from braindecode_suite.datasets.volumes import read_mask
 
 TREE = """\
 responses.npy or responses.h5    (trials, units), numbers; the .h5 holds a dataset `responses`
@@ -34,8 +35,16 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
+FILES = (
+    "responses.npy",
+    "responses.h5",
+    "trials.tsv",
+    "mask.nii.gz",
+    "rois.tsv",
+    "captions.tsv",
+    "attributes.tsv",
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, ImageFileError, pd.errors.ParserError)
 
 
 class TableOptions(Config):
@@ -70,7 +79,10 @@ class TableDataset:
         ),
         workflow="mindeye",
         preset="tiny",
+        source="Yours: make the folder that `bds describe table` shows.",
     )
+
+    options_class: ClassVar[type[Config]] = TableOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels of ``sub-*`` folders with a trials.tsv, or ``01`` for a folder with its own trials.tsv."""
@@ -81,8 +93,10 @@ class TableDataset:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: the tables and the headers of responses and images are read, no responses."""
-        chosen = build(TableOptions, options, "options of table")
+        chosen = build_options(TableOptions, options, self.card.name)
         folder = self._folder(data_dir, subject)
+        for name in FILES:
+            check_inside(data_dir, _beside_or_above(data_dir, folder, name))
         responses = open_responses(folder)
         trials = read_trials(folder / "trials.tsv", len(responses))
         stimuli, trials = _open_stimuli(data_dir, folder, trials)
@@ -97,6 +111,19 @@ class TableDataset:
             unit=chosen.unit,
             provenance={"folder": str(folder), "files": [responses.path.name], "warnings": _warnings(trials)},
         )
+
+    def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:
+        """Return a hash of each subject's stimuli in their order, and of the first and last response."""
+        found = {}
+        for subject in subjects:
+            try:
+                folder = self._folder(data_dir, subject)
+                responses = open_responses(folder)
+                ids = read_trials(folder / "trials.tsv", len(responses))["stimulus_id"]
+                found[subject] = data_hash(list(ids), list(responses.shape), responses[:1], responses[-1:])
+            except InputError:
+                continue
+        return found
 
     def check(self, data_dir: Path) -> list[FileCheck]:
         """Return what is there, missing or unreadable, subject by subject."""
@@ -144,8 +171,8 @@ class TableResponses:
                     self.shape, self.dtype = tuple(file["responses"].shape), file["responses"].dtype
         except InputError:
             raise
-        except _UNREADABLE as error:
-            raise InputError(path, expected="a whole array of numbers", found=_short(error)) from error
+        except DAMAGED as error:
+            raise InputError(path, expected="a whole array of numbers", found=one_line(error)) from error
         if len(self.shape) != 2 or not (
             np.issubdtype(self.dtype, np.floating) or np.issubdtype(self.dtype, np.integer)
         ):
@@ -160,13 +187,16 @@ class TableResponses:
         wanted = np.arange(len(self))[rows]
         single = wanted.ndim == 0
         wanted = np.atleast_1d(wanted)
-        if self.path.suffix == ".npy":
-            values = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[wanted])
-        else:
-            unique, back = np.unique(wanted, return_inverse=True)  # h5py wants ascending rows
-            with h5py.File(self.path, "r") as file:
-                values = np.asarray(file["responses"][unique])[back]
-        bad = ~np.isfinite(values)
+        try:
+            if self.path.suffix == ".npy":
+                values = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[wanted])
+            else:
+                unique, back = np.unique(wanted, return_inverse=True)  # h5py wants ascending rows
+                with h5py.File(self.path, "r") as file:
+                    values = np.asarray(file["responses"][unique])[back]
+        except DAMAGED as error:
+            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
+        bad = ~np.isfinite(as_float32(values))
         if bad.any():
             row, unit = np.argwhere(bad)[0]
             raise InputError(
@@ -278,18 +308,18 @@ def _open_stimuli(data_dir: Path, folder: Path, trials: pd.DataFrame) -> tuple[T
                     expected=f"one image for stimulus {stimulus_id!r}",
                     found=f"{files[stimulus_id].name} and {name}",
                 )
-            check_file(path, f"the image of stimulus {stimulus_id!r}")
+            check_inside(data_dir, check_file(path, f"the image of stimulus {stimulus_id!r}"))
     else:
         for stimulus_id in dict.fromkeys(trials["stimulus_id"]):
             candidates = [images / f"{stimulus_id}{suffix}" for suffix in IMAGE_SUFFIXES]
-            there = [path for path in candidates if path.is_file()]
-            if not there:
+            found = pick_image(stimulus_id, candidates)
+            if found is None:
                 raise InputError(
                     candidates[0],
                     expected=f"the image of stimulus {stimulus_id!r} (.png or .jpg)",
                     found="nothing there",
                 )
-            files[stimulus_id] = there[0]
+            files[stimulus_id] = check_inside(data_dir, found)
     attributes = None
     if (path := _beside_or_above(data_dir, folder, "attributes.tsv")).is_file():
         table = _read_table(path, ["stimulus_id"])
@@ -326,18 +356,14 @@ def _open_space(folder: Path, n_units: int) -> Space:
     path = folder / "mask.nii.gz"
     if not path.is_file():
         return UnitSpace(n_units, rois)
-    try:
-        image: Any = nib.load(path)
-        mask = np.asarray(image.dataobj) > 0
-    except _UNREADABLE as error:
-        raise InputError(path, expected="a NIfTI mask", found=_short(error)) from error
-    if mask.ndim != 3 or int(mask.sum()) != n_units:
+    mask, affine = read_mask(path)
+    if int(mask.sum()) != n_units:
         raise InputError(
             path,
             expected=f"a volume with {n_units} voxels above 0, one a unit",
             found=f"{mask.sum()} in shape {mask.shape}",
         )
-    return VoxelSpace(mask, image.affine, rois)
+    return VoxelSpace(mask, affine, rois)
 
 
 def _warnings(trials: pd.DataFrame) -> list[str]:
@@ -353,8 +379,8 @@ def _read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     check_file(path, f"a table with columns {', '.join(columns)}")
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["", "n/a"])
-    except (*_UNREADABLE, UnicodeDecodeError) as error:
-        raise InputError(path, expected="a tab-separated table", found=_short(error)) from error
+    except DAMAGED as error:
+        raise InputError(path, expected="a tab-separated table", found=one_line(error)) from error
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise InputError(
@@ -370,20 +396,16 @@ def _image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(path, expected="an image", found=_short(error)) from error
+    except DAMAGED as error:
+        raise InputError(path, expected="an image", found=one_line(error)) from error
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(path, expected="a whole image", found=_short(error)) from error
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    except DAMAGED as error:
+        raise InputError(path, expected="a whole image", found=one_line(error)) from error
 
 
 TABLE = TableDataset()

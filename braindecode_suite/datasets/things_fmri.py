@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pydantic import PositiveInt
 
-from braindecode_suite.core.checks import check_folder, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.checks import check_file, check_folder, check_option
+from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
@@ -31,7 +32,25 @@ from braindecode_suite.datasets.lab_files import (
 from braindecode_suite.datasets.volumes import read_mask
 from braindecode_suite.datasets.voxel_table import TrialRows, VoxelTable, open_voxel_table
 
-FOLDERS = ("betas_csv", "")
+MIRRORED = "derivatives/ICA-betas/sub-{0}/voxel-metadata/sub-{0}_task-things_"
+TRIALS = (
+    "betas_csv/sub-{0}_StimulusMetadata.csv",
+    "sub-{0}_StimulusMetadata.csv",
+    f"{MIRRORED}stimulus-metadata.tsv",
+    f"{MIRRORED}stimulus-metadata.csv",
+)
+VOXELS = (
+    "betas_csv/sub-{0}_VoxelMetadata.csv",
+    "sub-{0}_VoxelMetadata.csv",
+    f"{MIRRORED}voxel-metadata.tsv",
+    f"{MIRRORED}voxel-metadata.csv",
+)
+RESPONSES = (
+    "betas_csv/sub-{0}_ResponseData.h5",
+    "sub-{0}_ResponseData.h5",
+    f"{MIRRORED}voxel-wise-responses.h5",
+)
+"""Where each table may lie: as figshare names them, or as OpenNeuro ds004192 does (as its users read it; not seen by us)."""
 IMAGE_FOLDERS = ("object_images", "images")
 AXES = ("voxel_x", "voxel_y", "voxel_z")
 NO_ROI = re.compile(r"voxel_.*|subject_id|nc_.*|splithalf_.*|prf-.*|Unnamed.*|")
@@ -41,6 +60,9 @@ betas_csv/sub-01_StimulusMetadata.csv        trial_type, session, run, stimulus,
 betas_csv/sub-01_VoxelMetadata.csv           voxel_id, voxel_x, voxel_y, voxel_z, nc_singletrial, regions: a row a voxel
 brainmasks/sub-01_*brainmask*.nii.gz         optional: the volume that voxel_x, voxel_y, voxel_z index
 object_images/candelabra/candelabra_14s.jpg  optional: the images, in any folders below (or images/)
+
+or the same tables as OpenNeuro ds004192 has them:
+derivatives/ICA-betas/sub-01/voxel-metadata/sub-01_task-things_{voxel-wise-responses.h5,stimulus-metadata.tsv,voxel-metadata.tsv}
 """
 
 
@@ -60,7 +82,7 @@ class ThingsOptions(Config):
 
     roi: str | tuple[str, ...] = "regions"
     mask: str | None = None
-    image_side: int | None = None
+    image_side: PositiveInt | None = None
 
 
 class ThingsFMRI:
@@ -78,30 +100,32 @@ class ThingsFMRI:
         protocols=("things-fmri-zero-shot", "things-fmri-original", "leave-one-session-out"),
         workflow="mindeye",
         preset="tiny",
+        openneuro="ds004192",
+        openneuro_files=("derivatives/ICA-betas/*/voxel-metadata/*", "derivatives/ICA-betas/*.json"),
+        source="Brain masks: figshare (plus.figshare.com, THINGS-data collection), which has the tables too, as betas_csv. Images: osf.io/jum2f, with "
+        "a licence and a password of their own.",
     )
+
+    options_class: ClassVar[type[Config]] = ThingsOptions
 
     def subjects(self, data_dir: Path) -> list[str]:
         """Return the labels (``01``...) of the subjects whose metadata are there."""
-        paths = [
-            path for folder in FOLDERS for path in (data_dir / folder).glob("sub-*_StimulusMetadata.csv")
-        ]
-        return sorted(
-            {path.name.removeprefix("sub-").removesuffix("_StimulusMetadata.csv") for path in paths}
-        )
+        found = [path for place in TRIALS for path in data_dir.glob(place.format("*"))]
+        return sorted({path.name.removeprefix("sub-").partition("_")[0] for path in found})
 
     def design(self, data_dir: Path, subject: str) -> pd.DataFrame:
         """Return the trials of one subject from StimulusMetadata (see `read_trials`)."""
-        return read_trials(_file(data_dir, self._label(data_dir, subject), "StimulusMetadata.csv"))
+        return read_trials(_file(data_dir, self._label(data_dir, subject), TRIALS))
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject: metadata and headers are read; responses are turned into rows at the first one asked for."""
-        chosen = build(ThingsOptions, options, "options of things-fmri")
+        chosen = build_options(ThingsOptions, options, self.card.name)
         label = self._label(data_dir, subject)
-        trials = read_trials(_file(data_dir, label, "StimulusMetadata.csv"))
-        voxels = read_voxels(_file(data_dir, label, "VoxelMetadata.csv"))
-        table = open_voxel_table(_file(data_dir, label, "ResponseData.h5"), len(voxels), len(trials))
+        trials = read_trials(_file(data_dir, label, TRIALS))
+        voxels = read_voxels(_file(data_dir, label, VOXELS))
+        table = open_voxel_table(_file(data_dir, label, RESPONSES), len(voxels), len(trials))
         warnings = _compare_ids(table, voxels)
-        rows, rois = choose_voxels(_file(data_dir, label, "VoxelMetadata.csv"), voxels, chosen.roi)
+        rows, rois = choose_voxels(_file(data_dir, label, VOXELS), voxels, chosen.roi)
         space, rows, more = _open_space(data_dir, label, voxels, rows, rois, chosen)
         noise, noise_warnings = _open_noise(voxels.iloc[rows])
         stimuli, image_warnings = _open_images(data_dir, trials, chosen)
@@ -133,15 +157,15 @@ class ThingsFMRI:
         designs: list[pd.DataFrame] = []
         for label in labels:
             try:
-                path = _file(data_dir, label, "StimulusMetadata.csv")
+                path = _file(data_dir, label, TRIALS)
                 trials = read_trials(path)
                 designs.append(trials)
                 lines.append(FileCheck(path.name, "ok", _describe(trials)))
-                path = _file(data_dir, label, "VoxelMetadata.csv")
+                path = _file(data_dir, label, VOXELS)
                 voxels = read_voxels(path)
                 rows, rois = choose_voxels(path, voxels, "regions")
                 lines.append(FileCheck(path.name, "ok", f"{len(voxels)} voxels, {len(rois)} regions"))
-                path = _file(data_dir, label, "ResponseData.h5")
+                path = _file(data_dir, label, RESPONSES)
                 if not path.is_file():
                     what = "no responses: the design can be read, no study can be opened"
                     lines.append(FileCheck(path.name, "missing", what))
@@ -182,7 +206,7 @@ def read_trials(path: Path) -> pd.DataFrame:
         stimulus_id (the image's name without suffix, ``candelabra_14s``), session, run, repeat, onset (NaN: not in the file), then
         published (train or test) and concept.
     """
-    table = read_table(path, ["trial_type", "session", "run", "stimulus"], separator=",")
+    table = read_table(path, ["trial_type", "session", "run", "stimulus"], separator=_separator(path))
     strange = sorted(set(table["trial_type"]) - {"train", "test"})
     if strange:
         raise InputError(path, expected="trial_type train or test", found=repr(strange[0]))
@@ -211,7 +235,7 @@ def read_trials(path: Path) -> pd.DataFrame:
 
 def read_voxels(path: Path) -> pd.DataFrame:
     """Read VoxelMetadata, one row a voxel: text as in the file, indices and noise ceilings as numbers."""
-    table = read_table(path, ["voxel_id", *AXES], separator=",")
+    table = read_table(path, ["voxel_id", *AXES], separator=_separator(path))
     for name in ("voxel_id", *AXES):
         table[name] = read_whole_numbers(path, table, name)
     for name in ("nc_singletrial", "nc_testset"):
@@ -248,9 +272,15 @@ def choose_voxels(
     return np.flatnonzero(chosen), rois
 
 
-def _file(data_dir: Path, label: str, name: str) -> Path:
-    paths = [data_dir / folder / f"sub-{label}_{name}" for folder in FOLDERS]
+def _file(data_dir: Path, label: str, places: tuple[str, ...]) -> Path:
+    paths = [data_dir / place.format(label) for place in places]
     return check_inside(data_dir, next((path for path in paths if path.is_file()), paths[0]))
+
+
+def _separator(path: Path) -> str:
+    """Return what separates columns: the mirror's ``.tsv`` have been seen with commas."""
+    with check_file(path, "a table").open(encoding="utf-8", errors="replace") as stream:
+        return "\t" if "\t" in stream.readline() else ","
 
 
 def _compare_ids(table: VoxelTable, voxels: pd.DataFrame) -> list[str]:

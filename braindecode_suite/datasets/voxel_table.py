@@ -16,7 +16,7 @@ import numpy as np
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside
-from braindecode_suite.datasets.lab_files import one_line
+from braindecode_suite.datasets.lab_files import as_float32, one_line
 
 _BLOCK_BYTES = 192 * 2**20
 
@@ -168,7 +168,7 @@ class TrialRows:
                         inside = np.flatnonzero(units >= 0)
                         if not len(inside):
                             continue
-                        block = np.asarray(values[start : start + step, self._table.first :])[inside]
+                        block = as_float32(values[start : start + step, self._table.first :][inside])
                         self._check(block, start + inside)
                         out[:, units[inside]] = block.T
             except (OSError, KeyError, ValueError, RuntimeError) as error:

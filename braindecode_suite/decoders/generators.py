@@ -283,8 +283,9 @@ class KandinskyGenerator:
         n_candidates: int,
         chooser: Target,
         predicted: Latents,
+        ceiling: bool = False,
     ) -> BestOf:
-        """Draw several candidates a row and keep the one nearest to the *predicted* embedding, never to the true image.
+        """Draw several candidates a row and keep the one nearest to the *predicted* embedding, not to the true image.
 
         Parameters
         ----------
@@ -295,13 +296,15 @@ class KandinskyGenerator:
             Embeds the candidates.
         predicted : Latents
             What the brain says in the space of `chooser` (role ``retrieval``), one row an image.
+        ceiling : bool
+            Choose by true latents instead: only for the control ``true-latent``, the ceiling of the generator.
         """
-        if predicted.kind != "predicted":
+        if predicted.kind != ("true" if ceiling else "predicted"):
             raise InputError(
                 "`predicted`",
-                expected="latents predicted from the brain",
-                found="true latents",
-                hint="choosing by the true image would leak it into the reconstruction",
+                expected="true latents, for the ceiling" if ceiling else "latents predicted from the brain",
+                found=f"{predicted.kind} latents",
+                hint="" if ceiling else "choosing by the true image would leak it into the reconstruction",
             )
         if predicted.target != chooser.name:
             raise InputError(

@@ -18,7 +18,7 @@ class CosineRetriever:
     ----------
     kind : {'cosine', 'cosine-centred', 'csls'}
         ``cosine-centred`` subtracts the mean prediction from queries and the mean true latent from the gallery, both of
-        training rows; ``csls`` corrects for hubs measured on training images only.
+        training rows; ``csls`` corrects for hubs measured on validation images only.
 
     Attributes
     ----------
@@ -40,14 +40,14 @@ class CosineRetriever:
         self._reference: TrainingReference | None = None
 
     def fit(self, predicted: Latents, true: Latents) -> CosineRetriever:
-        """Keep what the similarity needs to know of training (or validation) rows.
+        """Keep what the similarity needs to know: means of training rows, or for ``csls`` hubs of validation rows.
 
         Parameters
         ----------
         predicted : Latents
-            Predictions for training rows, out of fold where the encoder fits them closely.
+            Predictions for training rows; for ``csls`` for validation rows, which the encoder was not fitted on.
         true : Latents
-            True latents of training images; rows need not match those of `predicted`.
+            True latents of the same part's images; rows need not match those of `predicted`.
         """
         check_same_target(true, predicted)
         _check_kinds(predicted, true)

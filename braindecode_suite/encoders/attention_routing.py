@@ -16,10 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from braindecode_suite.core.checks import check_match, check_option, check_shape
+from braindecode_suite.core.checks import check_match, check_option, check_shape, check_subject
 from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.features import FeatureSource, Grid, Rows, check_sources, rows_by_source
+from braindecode_suite.core.features import (
+    FeatureSource,
+    Grid,
+    Rows,
+    check_known_sources,
+    check_sources,
+    rows_by_source,
+)
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort, Stimuli, Study
@@ -330,11 +337,7 @@ class AttentionRouting:
 
     def _model(self, subject: str | None) -> _SubjectModel:
         self._check_fitted()
-        if subject is None and len(self._models) > 1:
-            raise InputError("`subject`", expected=f"one of {', '.join(self._models)}", found="none")
-        subject = subject or next(iter(self._models))
-        check_option("subject", subject, self._models)
-        return self._models[subject]
+        return self._models[check_subject(subject, self._models)]
 
     def _rows(self, images: np.ndarray | Mapping[str, Rows], names: Sequence[str]) -> dict[str, Rows]:
         targets = self.facts_["targets"]
@@ -374,11 +377,7 @@ class AttentionRouting:
         facts = saved.facts
         if cohort is not None:
             check_cohort(facts, cohort, folder)
-        for source in features:
-            if source.name not in facts["targets"]:
-                raise InputError(
-                    folder, expected=f"features {', '.join(facts['targets'])}", found=repr(source.name)
-                )
+        check_known_sources(folder, facts["targets"], features)
         context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
         model = cls(build(AttentionRoutingConfig, saved.config, folder / "config.json"), context)
         model.facts_, model.history_ = facts, facts["history"]

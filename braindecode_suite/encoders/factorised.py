@@ -226,11 +226,15 @@ class Factorised(ImageModel[FactorisedConfig, FactorisedMap]):
             for mask, (name, rows) in zip(network.masks, features.items(), strict=True):
                 fit_token_statistics(mask, rows, placed_tokens(self._grids[name]))  # type: ignore[arg-type]
         modelled = routes.modelled[data.modelled]
+        responses = TrainingResponses(data.study, data.images, data.scaler, routes.modelled, config.repeats)
+        measured = data.responses(data.held_out)[:, modelled]
+        some = responses.read(np.arange(min(len(responses), IMAGES_AT_ONCE)))
+        ids = [*data.images.ids, *data.held_out.ids]
         task = FactorisedTask(
             network.to(context.device),
-            TrainingResponses(data.study, data.images, data.scaler, routes.modelled, config.repeats),
+            responses,
             list(features.values()),
-            data.responses(data.held_out)[:, modelled],
+            measured,
             list(held.values()),
             config,
             context.device,
@@ -247,7 +251,7 @@ class Factorised(ImageModel[FactorisedConfig, FactorisedMap]):
             identity={
                 "facts": facts,
                 "subject": subject,
-                "rows": data_hash(data.rows, data.held_out_rows),
+                "data": data_hash(ids, data.rows, data.held_out_rows, some, measured),
                 "config": config.model_dump(mode="json"),
             },
         )

@@ -18,10 +18,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from braindecode_suite.core.checks import check_match, check_option, check_shape
+from braindecode_suite.core.checks import check_match, check_option, check_shape, check_subject
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.features import FeatureSource, Grid, Rows, check_sources, rows_by_source
+from braindecode_suite.core.features import (
+    FeatureSource,
+    Grid,
+    Rows,
+    check_known_sources,
+    check_sources,
+    rows_by_source,
+)
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.learning.checkpoints import (
@@ -255,11 +262,7 @@ class ImageModel(ABC, Generic[ConfigT, MapT]):
     def _subject(self, subject: str | None) -> str:
         """Return the subject that is meant."""
         self._check_fitted()
-        if subject is None and len(self._maps) > 1:
-            raise InputError("`subject`", expected=f"one of {', '.join(self._maps)}", found="none")
-        subject = subject or next(iter(self._maps))
-        check_option("subject", subject, self._maps)
-        return subject
+        return check_subject(subject, self._maps)
 
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write the map of each subject, config.json and README.md."""
@@ -302,10 +305,8 @@ class ImageModel(ABC, Generic[ConfigT, MapT]):
         facts = saved.facts
         if cohort is not None:
             check_cohort(facts, cohort, folder)
-        for source in features:
-            if has_part(source.grid, cls.needs) and source.name not in facts["targets"]:
-                known = f"features {', '.join(facts['targets'])}"
-                raise InputError(folder, expected=known, found=repr(source.name))
+        usable = [source for source in features if has_part(source.grid, cls.needs)]
+        check_known_sources(folder, facts["targets"], usable)
         context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
         model = cls(build(cls.config_class, saved.config, folder / "config.json"), context)  # type: ignore[arg-type]
         model.facts_, model.history_ = facts, facts["history"]

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from braindecode_suite.core.checks import check_match, check_option
+from braindecode_suite.core.checks import check_match, check_option, check_subject
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.features import FeatureSource, Rows, check_sources
+from braindecode_suite.core.features import FeatureSource, Rows, check_known_sources, check_sources
 from braindecode_suite.core.protocols import FitContext, ImageEncoder
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.encoders import IMAGE_ENCODERS
@@ -277,11 +277,7 @@ class Stacked:
 
     def _subject(self, subject: str | None) -> str:
         self._check_fitted()
-        if subject is None and len(self._weights) > 1:
-            raise InputError("`subject`", expected=f"one of {', '.join(self._weights)}", found="none")
-        subject = subject or next(iter(self._weights))
-        check_option("subject", subject, self._weights)
-        return subject
+        return check_subject(subject, self._weights)
 
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write the members, each in a folder of its own, the weights, config.json and README.md.
@@ -324,10 +320,7 @@ class Stacked:
         facts = saved.facts
         if cohort is not None:
             check_cohort(facts, cohort, folder)
-        for source in features:
-            if source.name not in facts["targets"]:
-                known = f"features {', '.join(facts['targets'])}"
-                raise InputError(folder, expected=known, found=repr(source.name))
+        check_known_sources(folder, facts["targets"], features)
         context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
         stack = cls(build(StackedConfig, saved.config, folder / "config.json"), context)
         stack._models = {}

@@ -43,12 +43,14 @@ class OpenClipTarget:
     ----------
     name : str
         Model, weights, layer, library version.
+    network : str
+        What the scorers of reconstructions must not be, see `braindecode_suite.core.networks.same_network`.
     tokens, width : int
     """
 
     def __init__(self, model: OpenClip, kind: str, cache: ArrayCache, batch: int = 64) -> None:
         self.tokens, self.width = model.shape(kind)
-        self.name = model.target_name(kind)
+        self.name, self.network = model.target_name(kind), model.source.network
         self.model, self.kind, self.cache, self.batch = model, kind, cache, batch
 
     def embed(self, stimuli: Stimuli, ids: Sequence[str]) -> Latents:

@@ -11,7 +11,7 @@ instead of learned, is our choice: one mask a source of features; masks start fl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +100,8 @@ class FactorisedReadout(nn.Module):
 
     def penalties(self) -> Mapping[str, Tensor]:
         """Return the L1 norms of masks (mean over masks) and of feature weights (mean over units)."""
-        masks = [mask.maps().abs().sum(dim=1).mean() for mask in self.masks]
-        heads = [head.weight for head in self.readout.heads]
+        masks = [cast(SpatialMask, mask).maps().abs().sum(dim=1).mean() for mask in self.masks]
+        heads = [cast(nn.Linear, head).weight for head in self.readout.heads]
         n_units = sum(len(weight) for weight in heads)
         return {
             "masks": torch.stack(masks).mean(),

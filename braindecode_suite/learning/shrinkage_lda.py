@@ -15,7 +15,7 @@ SMALLEST = 1e-10  # share of the mean variance below which a feature carries not
 def ledoit_wolf_shrinkage(X: Floats) -> tuple[float, float]:
     """Return the shrinkage that Ledoit and Wolf (2004) derive for the covariance of centred rows, and the mean variance.
 
-    Everything comes from the Gram matrix of the rows, so that the covariance is never formed.
+    Everything comes from the smaller of the Gram matrix of the rows and that of the columns.
 
     Parameters
     ----------
@@ -29,20 +29,16 @@ def ledoit_wolf_shrinkage(X: Floats) -> tuple[float, float]:
     n, p = X.shape
     trace = float(np.sum(X**2)) / n
     mean = trace / p
-    gram = X @ X.T
+    gram = X @ X.T if n <= p else X.T @ X
     squares = float(np.sum(gram**2)) / n**2  # squared Frobenius norm of the covariance
-    fourth = float(np.sum(np.diag(gram) ** 2)) / n
+    fourth = float(np.sum(np.sum(X**2, axis=1) ** 2)) / n
     beta = (fourth - squares) / (p * n)
     delta = (squares - 2 * mean * trace + p * mean**2) / p
     return (min(beta, delta) / delta if delta > 0 and beta > 0 else 0.0), mean
 
 
 def shrinkage_lda(X: Floats, y: NDArray[np.int64], Z: Floats) -> NDArray[np.int64]:
-    """Classify rows of `Z` by the discriminant functions fitted on `X`, ``x' S^-1 m_k - m_k' S^-1 m_k / 2 + log p_k``.
-
-    The covariance S is the mean over classes, weighted by their frequency, of each class's own Ledoit-Wolf estimate on
-    standardised features: what scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")`` does. S is a
-    diagonal plus a matrix of rank below the number of examples, so that S^-1 follows from Woodbury's identity.
+    """Classify rows of `Z` by the largest of the discriminant functions fitted on `X` (`discriminants`).
 
     Parameters
     ----------
@@ -61,9 +57,31 @@ def shrinkage_lda(X: Floats, y: NDArray[np.int64], Z: Floats) -> NDArray[np.int6
     >>> shrinkage_lda(X, np.array([4, 4, 7, 7]), np.array([[0.1, 0.4], [2.9, 0.6]])).tolist()
     [4, 7]
     """
+    check_shape("Z", Z, "test features", features=X.shape[1])
+    classes, weights, offsets = discriminants(X, y)
+    return np.asarray(classes[np.argmax(Z @ weights.T + offsets, axis=1)])
+
+
+def discriminants(X: Floats, y: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Return the linear discriminant functions ``x' S^-1 m_k - m_k' S^-1 m_k / 2 + log p_k``.
+
+    The covariance S is the mean over classes, weighted by their frequency, of each class's own Ledoit-Wolf estimate on
+    standardised features: what scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")`` does. S is a
+    diagonal plus a matrix of rank below the number of examples, so that S^-1 follows from Woodbury's identity.
+
+    Parameters
+    ----------
+    X : array of shape (train, features)
+    y : array of int of shape (train,)
+
+    Returns
+    -------
+    classes : array of int of shape (classes,)
+    weights : array of shape (classes, features)
+    offsets : array of shape (classes,)
+    """
     check_shape("X", X, "train features")
     check_shape("y", y, "train", train=len(X))
-    check_shape("Z", Z, "test features", features=X.shape[1])
     classes, index, counts = np.unique(y, return_inverse=True, return_counts=True)
     if len(classes) < 2 or counts.min() < 2:
         raise InputError(
@@ -90,4 +108,4 @@ def shrinkage_lda(X: Floats, y: NDArray[np.int64], Z: Floats) -> NDArray[np.int6
     inner[np.diag_indices_from(inner)] += 1
     weights = scaled - (np.linalg.solve(inner, factor @ scaled.T).T @ factor) / diagonal
     offsets = -0.5 * np.sum(weights * means, axis=1) + np.log(counts / len(X))
-    return np.asarray(classes[np.argmax(Z @ weights.T + offsets, axis=1)])
+    return classes, weights, offsets

@@ -3,12 +3,10 @@
 For reconstruction j and a distractor i the reconstruction wins if r(true_i, recon_j) < r(true_j, recon_j), r being
 Pearson's correlation of network features (or pixels). The value of j is its share of wins over the distractors; a tie
 is a loss, so chance is 0.5 at most. The gallery is the true images. `candidates` of the score table says which
-distractors count: all, within-class, no-near-duplicates (masks), or matched (drawn for each image).
+distractors count: all, within-class (a mask), or matched (drawn for each image).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,8 +30,8 @@ def two_way_identification(
     ----------
     true_features, recon_features : array of shape (images, features)
     distractors : array of bool of shape (images, images), optional
-        Row j marks the true images that stand against truth j (`same_class`, `without_near_duplicates`); the truth
-        itself never does. By default all others.
+        Row j marks the true images that stand against truth j (`same_class`); the truth itself never does. By default
+        all others.
 
     Returns
     -------
@@ -142,6 +140,17 @@ def correlation_distance(true_features: ArrayLike, recon_features: ArrayLike) ->
     return 1 - rowwise_pearson(true_features, recon_features)
 
 
+def correlation_distance_pairs(true_features: ArrayLike, recon_features: ArrayLike) -> Floats:
+    """Return the distance that each reconstruction would have from each image, for permutation tests.
+
+    Returns
+    -------
+    array of shape (reconstructions, images)
+        Its diagonal is `correlation_distance`.
+    """
+    return 1 - correlations(true_features, recon_features)
+
+
 def correlations(true_features: ArrayLike, recon_features: ArrayLike) -> Floats:
     """Return Pearson's r of every reconstruction with every truth, (reconstructions, images); uniform truths refused."""
     r = pairwise_pearson(true_features, recon_features)
@@ -160,22 +169,6 @@ def same_class(labels: ArrayLike) -> Mask:
     names = np.asarray(labels)
     check_shape("labels", names, "images")
     return np.asarray(names[:, None] == names[None, :])
-
-
-def without_near_duplicates(n: int, pairs: Iterable[tuple[int, int]]) -> Mask:
-    """Return the mask of `candidates` ``no-near-duplicates``: all others but those that look the same.
-
-    Parameters
-    ----------
-    n : int
-        Number of images.
-    pairs : iterable of (int, int)
-        Near-duplicates among them, from `duplicates.near_duplicates`.
-    """
-    mask = np.ones((n, n), dtype=bool)
-    for i, j in pairs:
-        mask[i, j] = mask[j, i] = False
-    return mask
 
 
 def _mask(distractors: ArrayLike | None, n: int) -> Mask:

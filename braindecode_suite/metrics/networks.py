@@ -7,7 +7,7 @@ must not be the target, nor the generator's condition, nor the chooser among can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError, MissingWeights
+from braindecode_suite.core.networks import same_network
 from braindecode_suite.core.networks_scoring import feature_network, weights_present
 from braindecode_suite.core.tiny_eval import load_tiny_eval
 from braindecode_suite.metrics.correlation import Floats
@@ -38,11 +39,14 @@ class PublishedScore:
     ----------
     network, layer : str
         For the report.
+    weights : str
+        ``FAMILY/TAG``, to tell whether a target is the same network.
     kind : {"identification", "distance"}
     """
 
     network: str
     layer: str
+    weights: str
     kind: Literal["identification", "distance"]
 
     @property
@@ -53,14 +57,45 @@ class PublishedScore:
 
 PUBLISHED: Mapping[str, PublishedScore] = MappingProxyType(
     {
-        "alexnet2": PublishedScore("AlexNet", "ReLU after convolution 2", "identification"),
-        "alexnet5": PublishedScore("AlexNet", "ReLU after convolution 5", "identification"),
-        "inception": PublishedScore("Inception v3", "average pool", "identification"),
-        "clip": PublishedScore("CLIP ViT-L/14 (OpenAI)", "image embedding", "identification"),
-        "effnet": PublishedScore("EfficientNet-B1", "average pool", "distance"),
-        "swav": PublishedScore("SwAV ResNet-50", "average pool", "distance"),
+        "alexnet2": PublishedScore(
+            "AlexNet", "ReLU after convolution 2", "alexnet/imagenet1k_v1", "identification"
+        ),
+        "alexnet5": PublishedScore(
+            "AlexNet", "ReLU after convolution 5", "alexnet/imagenet1k_v1", "identification"
+        ),
+        "inception": PublishedScore(
+            "Inception v3", "average pool", "inception_v3/imagenet1k_v1", "identification"
+        ),
+        "clip": PublishedScore(
+            "CLIP ViT-L/14 (OpenAI)", "image embedding", "ViT-L-14/openai", "identification"
+        ),
+        "effnet": PublishedScore(
+            "EfficientNet-B1", "average pool", "efficientnet_b1/imagenet1k_v2", "distance"
+        ),
+        "swav": PublishedScore("SwAV ResNet-50", "average pool", "resnet50/swav_800ep", "distance"),
     }
 )
+
+
+def circular_scorers(networks: Iterable[str]) -> frozenset[str]:
+    """Return the published scores whose own network is among `networks`, at whatever resolution.
+
+    Parameters
+    ----------
+    networks : iterable of str
+        ``FAMILY/TAG`` of every network that an image was decoded to, drawn from or chosen by.
+
+    Examples
+    --------
+    >>> sorted(circular_scorers(["ViT-L-14/openai"])), sorted(circular_scorers(["ViT-bigG-14/laion2b_s39b_b160k"]))
+    (['clip'], [])
+    """
+    used = list(networks)
+    return frozenset(
+        name
+        for name, score in PUBLISHED.items()
+        if any(same_network(score.weights, network) for network in used)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

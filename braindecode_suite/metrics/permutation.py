@@ -2,7 +2,7 @@
 
 p = (1 + number of permuted values at least as good as the observed one) / (1 + number of permutations). All rows of an
 image (repeats, subjects) move together. With the model fixed the test is conditional on the model; linear models also
-relabel their training rows and are fitted again (`relabel_training`, `relabelling_test`).
+relabel their training rows and are fitted again (`relabel_training`).
 
 A metric that can be computed between every decoded row and every image needs no recomputing: with ``pairs[i, j]`` the
 value of row i if it had seen image j (`retrieval_pairs`, `identification_pairs`, `pixcorr_pairs`, `ssim_pairs`), a
@@ -48,6 +48,15 @@ class PermutationTest:
     n_distinct: int
     tail: Tail
 
+    @classmethod
+    def of(
+        cls, observed: float, null: ArrayLike, *, n_distinct: int, tail: Tail = "greater"
+    ) -> PermutationTest:
+        """Put an observed score beside those of relabelled data."""
+        values = np.asarray(null, dtype=np.float64)
+        p_value = permutation_p(observed, values, tail=tail)
+        return cls(observed=observed, p_value=p_value, null=values, n_distinct=n_distinct, tail=tail)
+
     @property
     def chance(self) -> float:
         """Mean of the null, the chance level wherever none is known analytically."""
@@ -78,6 +87,36 @@ def permutation_p(observed: float, null: ArrayLike, *, tail: Tail = "greater") -
     sign = 1.0 if tail == "greater" else -1.0
     slack = 1e-12 * max(1.0, abs(observed))
     return float((1 + np.sum(sign * values >= sign * observed - slack)) / (1 + len(values)))
+
+
+def max_statistic_p(observed: ArrayLike, null_largest: ArrayLike) -> Floats:
+    """Return p-values corrected for the number of tests: (1 + #{largest null anywhere >= observed}) / (1 + m).
+
+    The chance that any test at all passes where nothing is there is then at most the level chosen (family-wise error), however
+    the tests depend on each other, as long as all were permuted together (Nichols and Holmes 2002, Human Brain Mapping 15).
+
+    Parameters
+    ----------
+    observed : array of shape (tests,)
+    null_largest : array of shape (permutations,)
+        The largest value over all tests under each permutation.
+
+    Returns
+    -------
+    array of shape (tests,)
+
+    Examples
+    --------
+    >>> max_statistic_p([0.9, 0.2], [0.3, 0.5, 0.2]).tolist()
+    [0.25, 1.0]
+    """
+    values, null = np.asarray(observed, np.float64), np.sort(np.asarray(null_largest, np.float64))
+    check_shape("observed", values, "tests")
+    check_shape("null_largest", null, "permutations")
+    check_finite("`observed`", values)
+    check_finite("`null_largest`", null)
+    reached = len(null) - np.searchsorted(null, values - 1e-12 * np.maximum(1.0, np.abs(values)), side="left")
+    return np.asarray((1 + reached) / (1 + len(null)))
 
 
 def permute_images(
@@ -139,13 +178,7 @@ def permute_images(
     for k in range(n_permutations):
         null[k] = score(values[rows, images[_shuffle(rng, len(images), members)][index]])
     observed = float(score(values[rows, seen]))
-    return PermutationTest(
-        observed=observed,
-        p_value=permutation_p(observed, null, tail=tail),
-        null=null,
-        n_distinct=n_distinct_permutations(groups[images]),
-        tail=tail,
-    )
+    return PermutationTest.of(observed, null, n_distinct=n_distinct_permutations(groups[images]), tail=tail)
 
 
 def n_distinct_permutations(groups: ArrayLike) -> int:
@@ -160,7 +193,7 @@ def n_distinct_permutations(groups: ArrayLike) -> int:
     return prod(factorial(int(size)) for size in sizes)
 
 
-def relabel_training(ids: ArrayLike, *, seed: int, runs: ArrayLike | None = None) -> NDArray[np.generic]:
+def relabel_training(ids: ArrayLike, *, seed: int) -> NDArray[np.generic]:
     """Give the training rows other image ids: all rows of an image get the same other one.
 
     Parameters
@@ -168,9 +201,6 @@ def relabel_training(ids: ArrayLike, *, seed: int, runs: ArrayLike | None = None
     ids : array of shape (rows,)
         Image id of each training row.
     seed : int
-    runs : array of shape (rows,), optional
-        Exchange labels within each run only, each run with a permutation of its own; refused unless every run holds
-        every label equally often.
 
     Returns
     -------
@@ -181,69 +211,7 @@ def relabel_training(ids: ArrayLike, *, seed: int, runs: ArrayLike | None = None
     check_shape("ids", labels, "rows")
     rng = np.random.default_rng(seed)
     names, index = np.unique(labels, return_inverse=True)
-    if runs is None:
-        return np.asarray(names[rng.permutation(len(names))][index])
-    run = np.asarray(runs)
-    check_shape("runs", run, "rows", rows=len(labels))
-    counts = np.array([np.bincount(index[run == r], minlength=len(names)) for r in np.unique(run)])
-    if (counts != counts[0]).any() or (counts[0] != counts[0][0]).any():
-        raise InputError(
-            "`runs`",
-            expected="every label equally often in every run",
-            found="labels that are not balanced per run",
-            hint="relabel over all runs instead",
-        )
-    new = np.empty_like(labels)
-    for r in np.unique(run):
-        new[run == r] = names[rng.permutation(len(names))][index[run == r]]
-    return new
-
-
-def relabelling_test(
-    refit: Callable[[NDArray[np.generic]], float],
-    ids: ArrayLike,
-    observed: float,
-    *,
-    seed: int,
-    n_permutations: int = MIN_REFITS,
-    runs: ArrayLike | None = None,
-    tail: Tail = "greater",
-) -> PermutationTest:
-    """Test a linear model against refits on relabelled training rows.
-
-    Parameters
-    ----------
-    refit : callable
-        Training ids (rows,) -> test score; refits all folds and penalties.
-    ids : array of shape (rows,)
-        True image id of each training row.
-    observed : float
-        Score of the model fitted on `ids`.
-    seed : int
-    n_permutations : int
-        At least 200.
-    runs, tail
-        As in `relabel_training` and `permute_images`.
-
-    Returns
-    -------
-    PermutationTest
-    """
-    if n_permutations < MIN_REFITS:
-        raise InputError(
-            "`n_permutations`", expected=f"at least {MIN_REFITS} refits", found=str(n_permutations)
-        )
-    seeds = np.random.SeedSequence(seed).generate_state(n_permutations)
-    null = np.array([refit(relabel_training(ids, seed=int(s), runs=runs)) for s in seeds], dtype=np.float64)
-    n_labels = len(np.unique(np.asarray(ids)))
-    n_runs = 1 if runs is None else len(np.unique(np.asarray(runs)))
-    return PermutationTest(
-        observed=observed,
-        p_value=permutation_p(observed, null, tail=tail),
-        null=null,
-        n_distinct=factorial(n_labels) ** n_runs,
-        tail=tail,
-    )
+    return np.asarray(names[rng.permutation(len(names))][index])
 
 
 def false_discovery_rate(p_values: ArrayLike, *, method: Literal["bh", "by"] = "bh") -> Floats:

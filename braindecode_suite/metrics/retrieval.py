@@ -26,6 +26,8 @@ Direction = Literal["brain_to_image", "image_to_brain"]
 DIRECTIONS = ("brain_to_image", "image_to_brain")
 SIMILARITIES = ("cosine", "cosine-centred", "csls")
 
+CSLS_NEIGHBOURS = 10
+
 TIE = 1e-9
 """Similarities closer than this are tied: the same vector in two places of a matrix product differs by rounding."""
 
@@ -34,14 +36,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReference:
-    """What the centred and the hub-corrected similarity know, of training images only.
+    """Images of the training part that a similarity knows: their means for centring, their neighbourhoods for CSLS.
 
     Attributes
     ----------
-    predicted : array of shape (training rows, features)
-        Latents predicted for training images, out of fold where the decoder fits them closely.
-    true : array of shape (training images, features)
-        Latents of the training images themselves.
+    predicted : array of shape (rows, features)
+        Latents predicted for the images. CSLS needs images that the decoder was not fitted on (validation images): on those
+        that it was, predictions lie closer to their truths than they ever will on test images, and so do its hubs.
+    true : array of shape (images, features)
+        Latents of the images themselves.
     """
 
     predicted: NDArray[Any]
@@ -91,19 +94,22 @@ def cosine_centred(queries: ArrayLike, gallery: ArrayLike, reference: TrainingRe
     return cosine(q - predicted.mean(axis=0), g - true.mean(axis=0))
 
 
-def csls(queries: ArrayLike, gallery: ArrayLike, reference: TrainingReference, *, k: int = 10) -> Floats:
-    """Cross-domain similarity local scaling (Conneau et al. 2018), its hubs measured on training images only.
+def csls(
+    queries: ArrayLike, gallery: ArrayLike, reference: TrainingReference, *, k: int = CSLS_NEIGHBOURS
+) -> Floats:
+    """Cross-domain similarity local scaling (Conneau et al. 2018), its hubs measured on images of the training part only.
 
-    ``csls(q, g) = 2 cos(q, g) - mean cos(q, its k nearest true training latents)
-    - mean cos(g, its k nearest predicted training latents)``
+    ``csls(q, g) = 2 cos(q, g) - mean cos(q, its k nearest true reference latents)
+    - mean cos(g, its k nearest predicted reference latents)``
 
     Parameters
     ----------
     queries : array of shape (queries, features)
     gallery : array of shape (items, features)
     reference : TrainingReference
+        Of images that the decoder was not fitted on.
     k : int
-        Neighbours; at most the number of training rows.
+        Neighbours; at most the number of reference rows.
 
     Returns
     -------
@@ -125,7 +131,7 @@ def similarity(
     if how == "cosine":
         return cosine(queries, gallery)
     if reference is None:
-        raise InputError("`reference`", expected=f"latents of training rows for {how!r}", found="None")
+        raise InputError("`reference`", expected=f"latents of the training part for {how!r}", found="None")
     return (cosine_centred if how == "cosine-centred" else csls)(queries, gallery, reference)
 
 
@@ -213,12 +219,6 @@ def relative_rank(ranks: ArrayLike, gallery: int) -> Floats:
 def median_relative_rank(ranks: ArrayLike, gallery: int) -> float:
     """Return the median share of distractors above the truth; 0 is best, chance is 0.5."""
     return float(np.median(relative_rank(ranks, gallery)))
-
-
-def top_k(ranks: ArrayLike, gallery: int, k: int = 1) -> Floats:
-    """Say for each query whether the truth is among its first `k` of the full gallery (1) or not (0)."""
-    _check_k(k, gallery)
-    return (_ranks(ranks, gallery) < k).astype(np.float64)
 
 
 def top_k_random_gallery(ranks: ArrayLike, gallery: int, size: int, k: int = 1) -> Floats:
@@ -382,7 +382,7 @@ def _normalise(rows: Floats) -> Floats:
 def _mean_of_nearest(similarity: Floats, k: int) -> Floats:
     if not 1 <= k <= similarity.shape[1]:
         raise InputError(
-            "`k`", expected=f"between 1 and the {similarity.shape[1]} training rows", found=str(k)
+            "`k`", expected=f"between 1 and the {similarity.shape[1]} reference rows", found=str(k)
         )
     nearest: Floats = -np.partition(-similarity, k - 1, axis=1)[:, :k]
     return np.asarray(nearest.mean(axis=1), dtype=np.float64)

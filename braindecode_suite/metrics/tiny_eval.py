@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.tiny_eval import TinyEval, load_tiny_eval
-from braindecode_suite.metrics.images import as_unit_images, resize
+from braindecode_suite.metrics.images import Protocol, as_unit_images, resize
 from braindecode_suite.metrics.scenes import MainObjects
 
 BATCH, SIDE = 128, 64
 
 
-def tiny_eval_features(images: ArrayLike, model: TinyEval | None = None) -> NDArray[np.float32]:
+def tiny_eval_features(
+    images: ArrayLike, model: TinyEval | None = None, *, protocol: Protocol = "native"
+) -> NDArray[np.float32]:
     """Return the penultimate features, the ones of `identification` with scorer ``tiny-eval``.
 
     Parameters
@@ -29,6 +31,8 @@ def tiny_eval_features(images: ArrayLike, model: TinyEval | None = None) -> NDAr
         uint8, or floats in [0, 1]; brought to 64 x 64.
     model : TinyEval, optional
         By default the package's own is loaded.
+    protocol : {"native", "nsd"}
+        `nsd` resizes to 256 pixels first, as for the published networks.
 
     Returns
     -------
@@ -36,16 +40,19 @@ def tiny_eval_features(images: ArrayLike, model: TinyEval | None = None) -> NDAr
     """
     model = load_tiny_eval() if model is None else model
     with torch.no_grad():
-        return np.concatenate([model.features(batch).numpy() for batch in _batches(images)])
+        return np.concatenate([model.features(batch).numpy() for batch in _batches(images, protocol)])
 
 
-def read_main_objects(images: ArrayLike, model: TinyEval | None = None) -> MainObjects:
+def read_main_objects(
+    images: ArrayLike, model: TinyEval | None = None, *, protocol: Protocol = "native"
+) -> MainObjects:
     """Read category, colour, position and size of each picture's main object, and its place.
 
     Parameters
     ----------
     images : array of shape (images, height, width, 3)
     model : TinyEval, optional
+    protocol : {"native", "nsd"}
 
     Returns
     -------
@@ -54,7 +61,7 @@ def read_main_objects(images: ArrayLike, model: TinyEval | None = None) -> MainO
     """
     model = load_tiny_eval() if model is None else model
     with torch.no_grad():
-        answers = [model(batch) for batch in _batches(images)]
+        answers = [model(batch) for batch in _batches(images, protocol)]
     whole = {name: torch.cat([answer[name] for answer in answers]).numpy() for name in answers[0]}
 
     def named(head: str, names: list[str]) -> NDArray[np.str_]:
@@ -69,10 +76,13 @@ def read_main_objects(images: ArrayLike, model: TinyEval | None = None) -> MainO
     )
 
 
-def _batches(images: ArrayLike) -> Iterator[torch.Tensor]:
+def _batches(images: ArrayLike, protocol: Protocol) -> Iterator[torch.Tensor]:
     whole = np.asarray(images)
     if whole.ndim != 4 or not len(whole):
         raise InputError("`images`", expected="shape (images, height, width, 3)", found=str(whole.shape))
     for start in range(0, len(whole), BATCH):
-        pixels = np.clip(resize(as_unit_images("images", whole[start : start + BATCH]), SIDE), 0, 1)
+        pixels = as_unit_images("images", whole[start : start + BATCH])
+        if protocol == "nsd":
+            pixels = resize(pixels, 256)
+        pixels = np.clip(resize(pixels, SIDE), 0, 1)
         yield torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32))

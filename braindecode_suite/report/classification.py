@@ -1,4 +1,4 @@
-"""What was decoded as which class: the confusion matrix, its table, and where on the brain it can be decoded."""
+"""What was decoded as which class: the confusion matrix and its table."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
-from braindecode_suite.report.results import Results, mapping
+from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick
-from braindecode_suite.report.slices import statistic_slices
-from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
+from braindecode_suite.report.tables import Table, ceiling_note, interval_cell, without_idle_columns
 from braindecode_suite.report.wording import (
     control_title,
     integer,
@@ -21,6 +20,7 @@ from braindecode_suite.report.wording import (
     number,
     p_text,
     percent,
+    plain,
 )
 
 MOST_CLASSES = 40
@@ -32,7 +32,8 @@ class Classification:
 
     confusion: FigureBlock
     scores: Table
-    searchlight: FigureBlock | None
+    chance: list[str]
+    searchlight: list[tuple[str, str]]
     facts: list[tuple[str, str]]
 
 
@@ -43,26 +44,15 @@ def classification(results: Results) -> Classification | None:
         return None
     model = results.primary
     own = table[table["model"] == model]
-    searchlight = None
-    if results.searchlight is not None:
-        searchlight = statistic_slices(
-            results.searchlight,
-            results.mask,
-            name="searchlight",
-            what="the searchlight map",
-            label="accuracy",
-            caption="Accuracy of a classifier that sees only a sphere around each voxel",
-            look_for="bright patches of several voxels. The map is descriptive: spheres overlap, and its best voxel is the best of many.",
-        )
     known = mapping(results.facts.get("classification"))
+    apart = ("chance", "searchlight")
     return Classification(
         confusion=confusion_figure(own if len(own) else table, model_title(model)),
         scores=score_table(results),
-        searchlight=searchlight,
+        chance=[str(words) for words in sequence(known.get("chance"))],
+        searchlight=[(str(key), plain(value)) for key, value in mapping(known.get("searchlight")).items()],
         facts=[
-            (str(key), ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-            for key, value in known.items()
-            if value is not None
+            (str(key), plain(value)) for key, value in known.items() if value is not None and key not in apart
         ],
     )
 
@@ -132,6 +122,7 @@ def score_table(results: Results) -> Table:
             else ""
         )
         what += ", balanced" if row["metric"] == "balanced_accuracy" else ""
+        what += ", new images" if row["split"].endswith("-new-images") else ""
         cells.append(
             [
                 what,
@@ -143,6 +134,7 @@ def score_table(results: Results) -> Table:
                 p_text(row["p_value"]),
                 row["p_correction"],
                 integer(row["n"]),
+                row["split"],
             ]
         )
     table = Table(
@@ -157,11 +149,13 @@ def score_table(results: Results) -> Table:
             "p",
             "correction",
             "n",
+            "split",
         ],
         rows=cells,
-        numeric=[False, False, True, True, False, True, True, False, True],
+        numeric=[False, False, True, True, False, True, True, False, True, False],
+        note=ceiling_note(rows, simulated=results.simulated),
     )
-    return without_idle_columns(table)
+    return without_idle_columns(table, constant=("split",))
 
 
 def verdict_sentence(results: Results) -> str:
@@ -175,4 +169,9 @@ def verdict_sentence(results: Results) -> str:
         words += f" (chance {percent(row['chance'])}, p = {p_text(row['p_value'])})"
         if pd.notna(row["ci_low"]) and row["ci_low"] <= row["chance"]:
             words += ", which its interval does not set apart from chance"
+    new = f"{row['split']}-new-images"
+    other = pick(results, "accuracy", model=results.primary, splits=[new])
+    if other is not None:
+        words += f"; where the images tested are left out of training, in {percent(other['value'])}"
+        words += f" (chance {percent(other['chance'])}, p = {p_text(other['p_value'])})"
     return words + "."

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from braindecode_suite.report.figures import FigureBlock, ncsnr_maps
+from braindecode_suite.report.brain import BrainView, view
+from braindecode_suite.report.figures import FigureBlock, ncsnr_histogram
 from braindecode_suite.report.results import Results, mapping, sequence
+from braindecode_suite.report.stat_maps import map_values
 from braindecode_suite.report.tables import Table, without_idle_columns
 from braindecode_suite.report.wording import DASH, count, integer, listed, missing, number, plain
 
@@ -50,7 +52,7 @@ class DataCard:
 
 def data_card(results: Results) -> DataCard:
     """Return the data card of one subject."""
-    maps = None if results.ncsnr is None else ncsnr_maps(results.ncsnr, results.mask)
+    noise = view(results, results.maps["ncsnr"]) if "ncsnr" in results.maps else None
     splits = [mapping(split) for split in sequence(results.facts.get("splits"))]
     firsts: dict[str, Mapping[str, Any]] = {}
     for split in splits:
@@ -60,8 +62,8 @@ def data_card(results: Results) -> DataCard:
     return DataCard(
         facts=_facts(results),
         rois=_rois(results),
-        maps=list(maps) if maps else [],
-        no_map=_no_map(results) if not maps else "",
+        maps=[] if noise is None else [*noise.figures, *_histogram(results)],
+        no_map=_no_map(results, noise),
         splits=[_split_card(split, len(splits) > len(shown)) for split in shown],
         folds=_folds(splits) if len(splits) > len(shown) else None,
         recipe=_recipe(results),
@@ -133,9 +135,15 @@ def _rois(results: Results) -> Table | None:
     return without_idle_columns(table)
 
 
-def _no_map(results: Results) -> str:
-    if results.ncsnr is not None:
-        return "The signal-to-noise map holds no finite value inside the mask."
+def _histogram(results: Results) -> list[FigureBlock]:
+    """Return the histogram of the signal-to-noise ratio over units, where any has one."""
+    values = map_values(results.maps["ncsnr"], results.mask)
+    return [ncsnr_histogram(values)] if len(values) else []
+
+
+def _no_map(results: Results, noise: BrainView | None) -> str:
+    if noise is not None:
+        return noise.reason
     reason = results.reason("ncsnr", "noise")
     if reason:
         return f"No signal-to-noise map: {reason}"

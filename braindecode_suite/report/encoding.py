@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ from braindecode_suite.report.encoding_figures import (
 from braindecode_suite.report.figures import FigureBlock
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, where
-from braindecode_suite.report.slices import statistic_slices
 from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
 from braindecode_suite.report.wording import (
     DASH,
@@ -47,7 +45,6 @@ class Encoding:
     stack: FigureBlock | None
     routing: FigureBlock | None
     galleries: list[FigureBlock]
-    maps: list[FigureBlock]
     no_gaps: str
     no_routing: str
 
@@ -86,7 +83,6 @@ def encoding(results: Results) -> Encoding | None:
         ),
         routing=routing_figure(where(rows, metric="routing_ratio"), names),
         galleries=routing_gallery(results, names),
-        maps=[block for block in maps(results, known) if block is not None],
         no_gaps=results.reason("stack") or "there is no rival to compare with.",
         no_routing=results.reason("routing") or "no region had enough images with its object beside others.",
     )
@@ -160,28 +156,6 @@ def normalised_table(results: Results) -> Table | None:
         rows=cells,
         numeric=[False] + [True] * (len(columns) + 1),
     )
-
-
-def maps(results: Results, known: Mapping[str, Any]) -> list[FigureBlock | None]:
-    """Return slices of the encoder's r, where its map is a volume."""
-    stem = f"sub-{results.subject}_desc-{results.workflow}"
-    found = []
-    for name, model in mapping(known.get("maps")).items():
-        path = results.folder / f"{stem}_stat-{name}_statmap.nii.gz"
-        if str(model) in (results.primary, "stacked") and path.is_file():
-            found.append(
-                statistic_slices(
-                    path,
-                    results.mask,
-                    name=f"map-{name}",
-                    what=f"r of {model_title(str(model))}",
-                    label="r",
-                    caption=f"Correlation of predicted with measured responses, {model_title(str(model))}, unit by unit",
-                    look_for="where responses are predicted. A single unit has no interval here: regions have.",
-                    lowest=None,
-                )
-            )
-    return found
 
 
 def encoding_sentence(results: Results) -> str:

@@ -10,11 +10,9 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
@@ -132,66 +130,8 @@ def draw(name: str, figure: Figure, alt: str, caption: str, look_for: str) -> Fi
     return FigureBlock(svg=svg_text(figure, name, alt), alt=alt, caption=caption, look_for=look_for)
 
 
-def ncsnr_maps(ncsnr_file: Path, mask_file: Path | None) -> tuple[FigureBlock, FigureBlock] | None:
-    """Return axial slices of the signal-to-noise map and its histogram, or None if no voxel has a finite value."""
-    image = nib.as_closest_canonical(nib.nifti1.load(ncsnr_file))
-    volume = np.asarray(image.dataobj, np.float32)
-    volume = volume[..., 0] if volume.ndim == 4 else volume
-    inside = np.isfinite(volume) & (volume != 0)
-    if mask_file is not None:
-        mask = np.asarray(nib.as_closest_canonical(nib.nifti1.load(mask_file)).dataobj)
-        if mask.shape == volume.shape:
-            inside = (mask > 0) & np.isfinite(volume)
-    if not inside.any():
-        return None
-    values = volume[inside]
-    return _slices(volume, inside), _ncsnr_histogram(values)
-
-
-def _slices(volume: np.ndarray, inside: np.ndarray, most: int = 12) -> FigureBlock:
-    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(inside))
-    shown = np.where(inside, volume, np.nan)[box]
-    filled = np.flatnonzero(np.isfinite(shown).any((0, 1)))
-    chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(most, len(filled))).round().astype(int))]
-    columns = min(6, len(chosen))
-    rows = -(-len(chosen) // columns)
-    top = float(np.nanquantile(shown, 0.99)) or 1.0
-    tall = min(max(7.4 / columns * shown.shape[1] / shown.shape[0], 0.5), 2.2)
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(8.5, 0.2 + (tall + 0.25) * rows)
-        axes = figure.subplots(rows, columns, squeeze=False)
-        drawn = None
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, z in zip(axes.flat, chosen, strict=False):
-            drawn = axis.imshow(
-                shown[:, :, z].T,
-                origin="lower",
-                cmap="viridis",
-                vmin=0,
-                vmax=top,
-                interpolation="nearest",
-                aspect="equal",
-            )
-            axis.set_title(f"z = {z + box[2].start}", fontsize=9)
-        if drawn is not None:
-            bar = figure.colorbar(drawn, ax=axes, fraction=0.025, pad=0.015)
-            bar.set_label("ncsnr")
-            bar.outline.set_visible(False)
-    alt = f"{len(chosen)} axial slices of the noise-ceiling signal-to-noise ratio, from 0 to {top:.2f}."
-    caption = (
-        "Signal-to-noise ratio (ncsnr) per voxel on axial slices; the left of a slice is the subject's left."
-    )
-    return draw(
-        "ncsnr-slices",
-        figure,
-        alt,
-        caption,
-        "bright patches; dark regions carry little. In real recordings neighbours are alike, simulated voxels may lie in any order.",
-    )
-
-
-def _ncsnr_histogram(values: np.ndarray) -> FigureBlock:
+def ncsnr_histogram(values: np.ndarray) -> FigureBlock:
+    """Return the histogram of a signal-to-noise map's finite values."""
     median, zero = float(np.median(values)), float(np.mean(values <= 0))
     with matplotlib.rc_context(STYLE):
         figure = new_figure(6.4, 2.7)
@@ -206,10 +146,10 @@ def _ncsnr_histogram(values: np.ndarray) -> FigureBlock:
             fontsize=10.5,
         )
         axis.set_xlabel("ncsnr")
-        axis.set_ylabel("voxels")
+        axis.set_ylabel("units")
         axis.grid(axis="x", visible=False)
-    alt = f"Histogram of ncsnr over {integer(len(values))} voxels: median {median:.2f}, {100 * zero:.0f} % at zero."
-    caption = f"ncsnr of {integer(len(values))} voxels; {100 * zero:.0f} % are at zero, where it is cut off."
+    alt = f"Histogram of ncsnr over {integer(len(values))} units: median {median:.2f}, {100 * zero:.0f} % at zero."
+    caption = f"ncsnr of {integer(len(values))} units; {100 * zero:.0f} % are at zero, where it is cut off."
     return draw(
         "ncsnr-histogram",
         figure,

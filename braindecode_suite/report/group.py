@@ -24,7 +24,7 @@ from braindecode_suite.report.results import (
 )
 from braindecode_suite.report.selection import pooled
 from braindecode_suite.report.summary import headline_rows, warnings_of
-from braindecode_suite.report.tables import full_table
+from braindecode_suite.report.tables import ceiling_note, full_table
 from braindecode_suite.report.wording import (
     DASH,
     integer,
@@ -130,6 +130,7 @@ def group_context(output_dir: Path, workflow: str) -> dict[str, Any]:
             *(["Fewer than four subjects: no interval over subjects is given."] if len(labels) < 4 else []),
         ],
         "figures": figures,
+        "ceiling": ceiling_note(group, simulated=any(results.simulated for results in subjects)),
         "groups": full_table(group),
         "n_rows": len(group),
         "group_file": file.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import read_scores, scores_table
+from braindecode_suite.report.stat_maps import StatMap, find_maps
 
 TEXT_COLUMNS = [
     "stimulus_id",
@@ -66,8 +67,10 @@ class Results:
         Everything textual; empty if there is none.
     retrieval, images, history, predictions : DataFrame or None
         One row a query, an image file, an epoch, a classified example.
-    ncsnr, mask, searchlight : Path or None
-        NIfTI files.
+    mask : Path or None
+        NIfTI file.
+    maps : dict of str to StatMap
+        Maps of the brain by their ``stat-`` label, in the order in which they were made.
     """
 
     output_dir: Path
@@ -80,9 +83,8 @@ class Results:
     images: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
-    ncsnr: Path | None = None
     mask: Path | None = None
-    searchlight: Path | None = None
+    maps: Mapping[str, StatMap] = field(default_factory=dict)
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -183,22 +185,20 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
             hint="run the participant level first",
         )
     mask = folder / f"{stem}_mask.nii.gz"
-    ncsnr = folder / f"{stem}_stat-ncsnr_statmap.nii.gz"
-    searchlight = folder / f"{stem}_stat-searchlight_statmap.nii.gz"
+    facts = read_json(facts_path) if facts_path.is_file() else {}
     return Results(
         output_dir=Path(output_dir),
         folder=folder,
         subject=subject,
         workflow=workflow,
         scores=read_scores(scores_path) if scores_path.is_file() else scores_table([]),
-        facts=read_json(facts_path) if facts_path.is_file() else {},
+        facts=facts,
         retrieval=read_table(folder / f"{stem}_retrieval.tsv", ("stimulus_id", "rank", "gallery")),
         images=read_table(folder / f"{stem}_images.tsv", ("stimulus_id", "control", "path")),
         history=read_table(folder / f"{stem}_history.tsv", ("epoch",)),
         predictions=read_table(folder / f"{stem}_predictions.tsv", ("model", "truth", "predicted")),
-        ncsnr=ncsnr if ncsnr.is_file() else None,
         mask=mask if mask.is_file() else None,
-        searchlight=searchlight if searchlight.is_file() else None,
+        maps=find_maps(folder, stem, read_json, list(mapping(mapping(facts.get("brain")).get("maps")))),
     )
 
 

@@ -1,87 +1,138 @@
-"""A statistic of every voxel on axial slices."""
+"""Maps of a volume on axial slices."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import matplotlib
-import nibabel as nib
 import numpy as np
 
-from braindecode_suite.report.figures import STYLE, FigureBlock, draw, new_figure
+from braindecode_suite.report.figures import INK, STYLE, new_figure
+from braindecode_suite.report.stat_maps import Scale, Volume
+
+MOST_SLICES, COLUMNS, FEW_COLUMNS = 12, 6, 3
+BESIDE = 0.28  # share of a mid grey that shows where the mask is, on a light and on a dark page
 
 
-def statistic_slices(
-    path: Path,
-    mask_file: Path | None,
-    *,
-    name: str,
-    what: str,
-    label: str,
-    caption: str,
-    look_for: str,
-    lowest: float | None = 0.0,
-    most: int = 12,
-) -> FigureBlock | None:
-    """Return axial slices of a map, or None if it holds nothing.
+def slice_figure(
+    volume: Volume, scale: Scale, labels: tuple[str, ...] = (), template: np.ndarray | None = None
+) -> tuple[Any, int]:
+    """Draw slices: up to twelve of one map; a row of up to six for each of several.
 
     Parameters
     ----------
-    path : Path
-        NIfTI file.
-    mask_file : Path or None
-        Where the map is defined; where it is not zero by default.
-    name : str
-        Unique on the page.
-    what, label : str
-        What the map is called in words, and beside its colours.
-    caption, look_for : str
-    lowest : float or None
-        Value of the darkest colour; None for colours around zero.
-    most : int
-        Slices shown.
+    volume : Volume
+    scale : Scale
+    labels : tuple of str
+        Names of several maps, one a row.
+    template : array of shape (x, y, z), optional
+        Anatomy to draw behind, on the same grid.
+
+    Returns
+    -------
+    figure, number of slices
     """
-    image = nib.as_closest_canonical(nib.nifti1.load(path))
-    volume = np.asarray(image.dataobj, np.float32)
-    inside = volume != 0
-    if mask_file is not None:
-        inside = np.asarray(nib.as_closest_canonical(nib.nifti1.load(mask_file)).dataobj) > 0
-    if not inside.any():
-        return None
-    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(inside))
-    shown = np.where(inside, volume, np.nan)[box]
-    filled = np.flatnonzero(np.isfinite(shown).any((0, 1)))
+    box: Any = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(volume.inside))
+    shown, inside = volume.values[(slice(None), *box)], volume.inside[box]
+    behind = None if template is None else template[box]
+    filled = np.flatnonzero(inside.any((0, 1)))
+    most = COLUMNS if len(labels) > 1 else MOST_SLICES
     chosen = filled[np.unique(np.linspace(0, len(filled) - 1, min(most, len(filled))).round().astype(int))]
-    columns = min(6, len(chosen))
-    rows = -(-len(chosen) // columns)
+    several = len(labels) > 1
+    by_row = several and len(chosen) > 1
+    panels = [(k, int(z)) for k in range(len(labels) if several else 1) for z in chosen]
+    columns = len(chosen) if by_row else min(COLUMNS if not several else FEW_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    step = np.sqrt(np.sum(volume.affine[:3, :3] ** 2, axis=0))
     width = min(8.5, 1.2 + 3.4 * columns)
-    step = image.header.get_zooms()[:3]
-    tall = (width - 1.2) / columns * shown.shape[1] * step[1] / (shown.shape[0] * step[0])
-    top = float(np.nanmax(np.abs(shown))) if lowest is None else float(np.nanmax(shown))
+    tall = (width - 1.2) / columns * inside.shape[1] * step[1] / (inside.shape[0] * step[0])
+    tall = min(max(tall, 0.5), 3.5 if rows < 3 else 1.6)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(width, 0.2 + (min(tall, 3.5) + 0.25) * rows)
+        figure = new_figure(width, 0.2 + (tall + 0.25) * rows)
         axes = figure.subplots(rows, columns, squeeze=False)
+        drawn = None
         for axis in axes.flat:
             axis.set_axis_off()
-        for axis, z in zip(axes.flat, chosen, strict=False):
+        for axis, (k, z) in zip(axes.flat, panels, strict=False):
+            look: dict[str, Any] = {
+                "origin": "lower",
+                "interpolation": "nearest",
+                "aspect": step[1] / step[0],
+            }
+            axis.imshow(_backdrop(inside[:, :, z], None if behind is None else behind[:, :, z]), **look)
+            values = shown[k, :, :, z]
             drawn = axis.imshow(
-                shown[:, :, z].T,
-                origin="lower",
-                cmap="RdBu_r" if lowest is None else "viridis",
-                vmin=-top if lowest is None else lowest,
-                vmax=top,
-                interpolation="nearest",
-                aspect=step[1] / step[0],
+                np.where(scale.visible(values), values, np.nan).T,
+                cmap=scale.palette,
+                vmin=scale.low,
+                vmax=scale.high,
+                **look,
             )
-            axis.set_title(f"z = {z + box[2].start}", fontsize=9)
-        bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.02)
-        bar.set_label(label)
-        bar.outline.set_visible(False)
-    ends = f"{float(np.nanmin(shown)):.2f} to {float(np.nanmax(shown)):.2f}"
-    return draw(
-        name,
-        figure,
-        f"{len(chosen)} axial slices of {what}; {label} from {ends}.",
-        f"{caption}; the left of a slice is the subject's left.",
-        look_for,
+            place = _place(volume.affine, z + box[2].start)
+            if not by_row:
+                axis.set_title(f"{labels[k]}, {place}" if several else place, fontsize=9, parse_math=False)
+            elif k == 0:
+                axis.set_title(place, fontsize=9)
+        for row, label in enumerate(labels if by_row else ()):
+            name_row(axes[row, 0], label)
+        if drawn is not None:
+            colour_bar(figure, drawn, axes, scale)
+    return figure, len(chosen)
+
+
+def name_row(axis: Any, label: str) -> None:
+    """Write the name of a row to the left of its first panel."""
+    look: dict[str, Any] = {
+        "rotation": 90,
+        "ha": "right",
+        "va": "center",
+        "fontsize": 9.5,
+        "color": INK,
+        "parse_math": False,
+    }
+    axis.text(-0.06, 0.5, label, transform=axis.transAxes, **look)
+
+
+def colour_bar(figure: Any, drawn: Any, axes: Any, scale: Scale) -> None:
+    """Add the colour bar with its unit beside some axes."""
+    bar = figure.colorbar(
+        drawn, ax=axes, fraction=0.03, pad=0.02, shrink=min(1.0, 4 / figure.get_figheight())
     )
+    bar.set_label(scale.label, parse_math=False)
+    bar.outline.set_visible(False)
+
+
+def _backdrop(inside: np.ndarray, anatomy: np.ndarray | None) -> np.ndarray:
+    """Return pixels behind a slice: the template in grey, or a faint shape of the mask."""
+    pixels = np.zeros((*inside.T.shape, 4))
+    if anatomy is None:
+        pixels[..., :3], pixels[..., 3] = 0.5, BESIDE * inside.T
+        return pixels
+    grey = np.clip(anatomy.T, 0, 1)
+    pixels[..., :3], pixels[..., 3] = grey[..., None], grey > 0.05
+    return pixels
+
+
+def _place(affine: np.ndarray, z: int) -> str:
+    """Return where a slice lies: in millimetres where the axis is straight, else its number."""
+    if np.abs(affine[2, :2]).max() < 1e-3:
+        return f"z = {affine[2, 3] + affine[2, 2] * z:.0f} mm".replace("-", "\u2212")
+    return f"slice {z}"
+
+
+def template_behind(volume: Volume) -> np.ndarray:
+    """Return the MNI152 template that nilearn holds, resampled to a volume's grid, from 0 to 1."""
+    import nibabel as nib
+    from nilearn.datasets import load_mni152_template
+    from nilearn.image import resample_to_img
+
+    grid = nib.Nifti1Image(volume.inside.astype(np.float32), volume.affine)
+    anatomy = resample_to_img(
+        load_mni152_template(resolution=2),
+        grid,
+        interpolation="linear",
+        force_resample=True,
+        copy_header=True,
+    )
+    values = np.asarray(anatomy.dataobj, np.float32)
+    return values / max(float(values.max()), 1e-6)

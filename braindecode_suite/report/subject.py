@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from braindecode_suite.core.files import write_text
+from braindecode_suite.report.brain import brain_views, no_brain, reasons
 from braindecode_suite.report.classification import classification
 from braindecode_suite.report.data_card import data_card
 from braindecode_suite.report.encoding import encoding
@@ -19,6 +20,8 @@ from braindecode_suite.report.results import Results, mapping, read_results, seq
 from braindecode_suite.report.selection import pick
 from braindecode_suite.report.summary import control_differences, controls_of, summarise
 from braindecode_suite.report.tables import (
+    PUBLISHED_EIGHT,
+    ceiling_note,
     controls_legend,
     differences_table,
     eight_table,
@@ -72,7 +75,7 @@ def subject_context(results: Results) -> dict[str, Any]:
     facts = results.facts
     queries, scorer = headline_queries(results)
     recon = reconstructions(results)
-    names = results.models
+    names, views = results.models, brain_views(results)
     return {
         "results": results,
         "title": f"sub-{results.subject}",
@@ -93,9 +96,11 @@ def subject_context(results: Results) -> dict[str, Any]:
         "recon": recon,
         "classes": classification(results),
         "encoding": encoding(results),
+        "brain": views,
+        "brain_reasons": [*reasons(views), *([no_brain(results)] if no_brain(results) else [])],
         "forest": _forest(results),
         "image_pairs": differences_table(
-            results, ["identification", "pixcorr", "ssim"], "Paired differences between models, same images"
+            results, ["identification", *PUBLISHED_EIGHT], "Paired differences between models, same images"
         ),
         "statistics": image_statistics_table(results),
         "eight": eight_table(results),
@@ -111,6 +116,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "oracle": flat(mapping(facts.get("oracle"))),
         "no_oracle": results.reason("oracle")
         or "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification.",
+        "ceiling": ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle")),
         "groups": full_table(results.scores),
         "n_rows": len(results.scores),
         "legend": controls_legend(results.scores),

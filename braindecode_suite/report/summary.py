@@ -123,6 +123,13 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
             pick(results, "accuracy", model=model),
         )
     )
+    found.append(
+        (
+            "Names the class of new images",
+            "The same where the images tested are left out of training.",
+            pick(results, "accuracy", model=model, splits=[f"{results.protocol}-new-images"]),
+        )
+    )
     others = [
         name for name in results.scores["split"].unique() if "disjoint" in name and name != results.protocol
     ]
@@ -145,16 +152,13 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
     """Return a card: the value, its interval, chance, p, ceiling, n, level, gallery, and what it is compared with."""
     metric = row["metric"]
     facts = [("95\u00a0% interval", interval(row["ci_low"], row["ci_high"], metric))]
-    facts.append(("Chance", quantity(metric, row["chance"])))
-    facts.append(("p", p_text(row["p_value"]) + (f", {row['p_correction']}" if row["p_correction"] else "")))
-    ceiling = quantity(metric, row["ceiling"])
-    facts.append(
-        (
-            "Oracle" if results.simulated and not metric.startswith("encoding") else "Ceiling",
-            ceiling if not missing(row["ceiling"]) else "none for this score",
-        )
-    )
     classified = metric in ("accuracy", "balanced_accuracy")
+    facts.append(("Chance, by relabelling" if classified else "Chance", quantity(metric, row["chance"])))
+    facts.append(("p", p_text(row["p_value"]) + (f", {row['p_correction']}" if row["p_correction"] else "")))
+    none = "not worked out for this score" if results.simulated else "none: not known of real recordings"
+    ceiling = none if missing(row["ceiling"]) else quantity(metric, row["ceiling"])
+    oracle = results.simulated and not metric.startswith("encoding")
+    facts.append(("Oracle" if oracle else "Ceiling", ceiling))
     if classified:
         facts.append(("n", f"{integer(row['n'])} test examples"))
         facts.append(("Interval over", f"{row['ci_over']}s"))

@@ -17,6 +17,7 @@ from braindecode_suite.report.wording import (
     control_title,
     count,
     integer,
+    listed,
     metric_title,
     missing,
     model_title,
@@ -78,6 +79,7 @@ class Table:
     headings: list[str]
     rows: list[list[str]]
     numeric: list[bool] = field(default_factory=list)
+    note: str = ""  # said under the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,32 @@ def _cell(column: str, value: object) -> str:
     if column in NUMERIC:
         return number(value)
     return DASH if missing(value) else str(value)
+
+
+def ceiling_note(scores: pd.DataFrame, *, simulated: bool, reason: str = "") -> str:
+    """Say which scores have a ceiling and why the others have none.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        The score table.
+    simulated : bool
+    reason : str
+        Why an oracle is missing, where a step says so.
+    """
+    known = scores[scores["ceiling"].notna()]
+    if len(known):
+        names = list(known["metric"].unique())
+        oracle = simulated and not all(name.startswith("encoding") for name in names)
+        what = "what the oracle reaches" if oracle else "the noise ceiling"
+        titles = listed([metric_title(name) for name in names])
+        return f"Ceiling: {what}, worked out for {titles}. It is empty for every other score, for which none is known."
+    if simulated:
+        return f"Ceiling: none; {reason or 'no oracle was asked.'}"
+    return (
+        "Ceiling: none. The model that generated real recordings is not known, so that nobody knows how well these scores "
+        "could be at best; encoding scores and simulated studies have one."
+    )
 
 
 def retrieval_tables(results: Results) -> list[Table]:
@@ -197,7 +225,8 @@ def _retrieval_table(results: Results, rows: pd.DataFrame, caption: str, *, main
             [*headings, "gallery", "level", "candidates", "split"],
             [*numeric, True, False, False, False],
         )
-    table = Table(caption=caption, headings=headings, rows=cells, numeric=numeric)
+    note = ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle"))
+    table = Table(caption=caption, headings=headings, rows=cells, numeric=numeric, note=note)
     return without_idle_columns(table, constant=("split", "candidates"))
 
 
@@ -311,6 +340,7 @@ def without_idle_columns(table: Table, constant: Sequence[str] = ()) -> Table:
         headings=[table.headings[i] for i in keep],
         rows=[[row[i] for i in keep] for row in table.rows],
         numeric=[table.numeric[i] for i in keep],
+        note=table.note,
     )
 
 

@@ -54,7 +54,7 @@ CONTROL_NOTES: Mapping[str, str] = {
     "null-condition": "the generator on the mean training latent, without any recording",
     "category-only": "the generator on the mean training latent of the true main category",
     "nearest-train": "the training image nearest to the predicted latent, instead of a generated one",
-    "true-latent": "the generator on the seen image's own latent: as good as it can get",
+    "true-latent": "the generator on the seen image's own latent, drawn and chosen like the others: as good as it can get",
     "shuffled-within-class": "pairs shuffled among images of one class",
     "mean-image": "the mean of the training images",
     "flat-grey": "one grey image for all",

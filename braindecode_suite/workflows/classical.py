@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, field_validator
 
 from braindecode_suite.core.detrend import Detrend
 from braindecode_suite.core.errors import InputError
@@ -21,22 +21,39 @@ from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
+from braindecode_suite.learning.searchlight import SearchlightScores
 from braindecode_suite.metrics.bootstrap import bootstrap_mean, paired_difference
 from braindecode_suite.metrics.classification import balanced_accuracy
-from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, PermutationTest, false_discovery_rate
-from braindecode_suite.metrics.statistics import searchlight_accuracy
+from braindecode_suite.metrics.permutation import (
+    MIN_PERMUTATIONS,
+    MIN_REFITS,
+    PermutationTest,
+    false_discovery_rate,
+)
+from braindecode_suite.workflows.brain_maps import BrainMap
 from braindecode_suite.workflows.classical_examples import Examples, make_examples, nuisance_columns
+from braindecode_suite.workflows.classical_maps import (
+    noise_maps,
+    pattern_map,
+    region_map,
+    run_searchlight,
+    searchlight_maps,
+)
 from braindecode_suite.workflows.classical_scoring import (
+    AccuracyTests,
     Decoder,
     Fold,
     Relabelling,
-    fixed_model_test,
+    draw_labellings,
+    fixed_scores,
     make_folds,
     nuisance_folds,
-    refitted_test,
+    recurrence,
+    refitted_scores,
     relabelling_of,
     right,
 )
+from braindecode_suite.workflows.classical_words import CITATIONS, NOTES, SEARCHLIGHT_CITATIONS, chance_words
 from braindecode_suite.workflows.facts import is_plain
 from braindecode_suite.workflows.job import Job, WorkflowConfig
 from braindecode_suite.workflows.results import SubjectResults
@@ -71,6 +88,8 @@ class ClassicalConfig(WorkflowConfig):
         Decode also from motion, reaction time and eye signals, where recorded.
     searchlight_radius : float
         In millimetres; 0 for no searchlight.
+    searchlight_permutations : int
+        Relabellings with every sphere refitted, at least 200; 0 for none, and no p-values.
     n_permutations : int
         Relabellings with all folds refitted, for the headline and for regions alone.
     n_bootstrap : int
@@ -86,22 +105,48 @@ class ClassicalConfig(WorkflowConfig):
     rois: bool = True
     nuisance: bool = True
     searchlight_radius: NonNegativeFloat = 0.0
+    searchlight_permutations: int = MIN_PERMUTATIONS
     n_permutations: Permutations = MIN_PERMUTATIONS
     n_bootstrap: Annotated[int, Field(ge=100)] = 10_000
+
+    @field_validator("searchlight_permutations")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if value and value < MIN_REFITS:
+            raise ValueError(f"0, or at least {MIN_REFITS} refits")
+        return value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Work:
     """What all decoders of one subject share."""
 
+    protocol: str
     study: Study
     examples: Examples
     splits: list[Split]
     folds: list[Fold]
     y: np.ndarray
     relabelling: Relabelling
+    labellings: np.ndarray
+    recurring: float
     over: str
     units: np.ndarray
+
+    @property
+    def counts(self) -> list[int]:
+        """Tested examples of each class that is tested."""
+        tested = np.concatenate([fold.test for fold in self.folds])
+        return np.unique(self.y[tested], return_counts=True)[1].tolist()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _NewImages:
+    """The headline where held-out images are new."""
+
+    work: _Work
+    value: float
+    test: PermutationTest
 
 
 class ClassicalWorkflow:
@@ -119,6 +164,7 @@ class ClassicalWorkflow:
         """Return the names of the steps."""
         names = ["open the study", f"decode by {self.config.classifier}", "relabel and refit"]
         names += [f"decode by {name}" for name in self._beside()]
+        names += ["new stimuli"] if self._new_images_protocol() else []
         names += ["regions"] if self.config.rois else []
         names += ["nuisances"] if self.config.nuisance else []
         return [*names, "searchlight"] if self.config.searchlight_radius else names
@@ -128,33 +174,41 @@ class ClassicalWorkflow:
         with steps.block("open the study"):
             work = self._open()
         results = SubjectResults(space=work.study.space)
+        with steps.block("signal and reliability"):
+            results.maps |= noise_maps(work.study, work.examples, work.folds[0].features, self.job.seed)
         models: list[dict[str, Any]] = []
         correct: dict[str, np.ndarray] = {}
+        headline: AccuracyTests | None = None
         for name in (self.config.classifier, *self._beside()):
             predicted, chosen = self._decode(steps, work, name)
-            headline = name == self.config.classifier
-            test = self._test(steps, work, name, predicted, refit=headline)
+            is_headline = name == self.config.classifier
+            tests = self._test(steps, work, name, predicted, refit=is_headline)
+            headline = headline or tests
             tested, correct[name] = right(predicted, work.y)
-            score = self._score(work, name, predicted, test)
+            score = self._score(work, name, predicted, tests.accuracy)
             results.scores.append(score)
-            results.scores += self._balanced(work, score, predicted)
+            results.scores += self._balanced(work, score, predicted, tests.balanced)
             results.predictions += prediction_rows(work, name, predicted)
-            results.latents[f"{name}_null"] = test.null
+            results.latents[f"{name}_null"] = tests.accuracy.null
             models.append(
                 {
                     "name": name,
                     "chosen inside the training parts": chosen,
-                    **_test_facts(test, work, headline),
+                    **_test_facts(tests.accuracy, work, is_headline),
                 }
             )
-            if not headline:
+            if not is_headline:
                 results.scores.append(self._difference(work, score, correct, tested, name))
+        assert headline is not None
         results.latents["labels"] = work.examples.labels
         results.latents["run"] = work.examples.run
+        new = self._new_images(steps, work, results)
         self._regions(steps, work, results)
         self._nuisances(steps, work, results, correct[self.config.classifier])
-        self._searchlight(steps, work, results)
-        results.facts = self._facts(work, models, results)
+        light = self._searchlight(steps, work, results)
+        self._patterns(steps, work, results)
+        results.facts = self._facts(work, models, headline, new, light)
+        results.facts["study"] |= _noise_facts(results)
         return results
 
     def _beside(self) -> list[Name]:
@@ -169,21 +223,35 @@ class ClassicalWorkflow:
                 expected="responses of shape (trials, units)",
                 found=str(study.responses.shape),
             )
-        splits = PROTOCOLS[self.protocol]([study], seed=job.seed)
+        return self._work(study, self.protocol)
+
+    def _work(self, study: Study, protocol: str) -> _Work:
+        """Return folds, labels and relabellings of a protocol."""
+        config, seed = self.config, self.job.seed
+        splits = PROTOCOLS[protocol]([study], seed=seed)
         examples = make_examples(study, config.label, config.ignore, config.average)
         folds = make_folds(study, examples, splits, self._recipe())
         y = np.unique(examples.labels.astype(str), return_inverse=True)[1]
         over, units = _resampled(examples, splits[0])
+        relabelling = relabelling_of(examples, y, splits[0])
         return _Work(
+            protocol=protocol,
             study=study,
             examples=examples,
             splits=splits,
             folds=folds,
             y=y,
-            relabelling=relabelling_of(examples, y, splits[0]),
+            relabelling=relabelling,
+            labellings=draw_labellings(y, relabelling, config.n_permutations, seed),
+            recurring=recurrence(examples, folds),
             over=over,
             units=units,
         )
+
+    def _new_images_protocol(self) -> str:
+        """Return the protocol that leaves the images of the held-out part out of training, where there is one."""
+        name = f"{self.protocol}-new-images"
+        return name if name in PROTOCOLS else ""
 
     def _recipe(self) -> Recipe:
         steps: list[Step] = []
@@ -202,12 +270,15 @@ class ClassicalWorkflow:
             **more,
         }
 
-    def _decode(self, steps: Steps, work: _Work, name: str) -> tuple[np.ndarray, dict[str, int]]:
+    def _decode(
+        self, steps: Steps, work: _Work, name: str, label: str = ""
+    ) -> tuple[np.ndarray, dict[str, int]]:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             predicted, chosen = Decoder(work.folds, name).decode(work.y)
             return {"predicted": predicted}, dict(chosen.most_common())
 
-        arrays, chosen = steps.arrays(f"decode by {name}", self._key(work, classifier=name), compute)
+        what = f"decode by {name} {label}".strip()
+        arrays, chosen = steps.arrays(what, self._key(work, classifier=name), compute)
         return arrays["predicted"], chosen
 
     def _test(
@@ -220,26 +291,16 @@ class ClassicalWorkflow:
         refit: bool,
         units: np.ndarray | None = None,
         label: str = "",
-    ) -> PermutationTest:
-        n, seed = self.config.n_permutations, self.job.seed
+    ) -> AccuracyTests:
         if not refit:
-            return fixed_model_test(predicted, work.y, work.relabelling, n_permutations=n, seed=seed)
+            return AccuracyTests.of(fixed_scores(predicted, work.labellings), work.relabelling.n_distinct)
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            test = refitted_test(
-                Decoder(work.folds, name, units), work.y, work.relabelling, n_permutations=n, seed=seed
-            )
-            return {"null": test.null}, {"observed": test.observed, "p_value": test.p_value}
+            return {"scores": refitted_scores(Decoder(work.folds, name, units), work.labellings)}, {}
 
         what = f"relabel and refit {label}".strip()
-        arrays, facts = steps.arrays(what, self._key(work, classifier=name, units=label), compute)
-        return PermutationTest(
-            observed=facts["observed"],
-            p_value=facts["p_value"],
-            null=arrays["null"],
-            n_distinct=work.relabelling.n_distinct,
-            tail="greater",
-        )
+        arrays, _ = steps.arrays(what, self._key(work, classifier=name, units=label), compute)
+        return AccuracyTests.of(arrays["scores"], work.relabelling.n_distinct)
 
     def _score(self, work: _Work, name: str, predicted: np.ndarray, test: PermutationTest | None) -> Score:
         tested, values = right(predicted, work.y)
@@ -267,18 +328,47 @@ class ClassicalWorkflow:
             level="mean-signal" if work.examples.averaged else "single",
             model=name,
             target=self.config.label,
-            split=self.protocol,
+            split=work.protocol,
         )
 
-    def _balanced(self, work: _Work, score: Score, predicted: np.ndarray) -> list[Score]:
-        """Return the balanced accuracy where classes are not equally frequent; its chance is known."""
-        tested, _ = right(predicted, work.y)
-        _, counts = np.unique(work.y[tested], return_counts=True)
-        if len(set(counts.tolist())) == 1:
+    def _balanced(
+        self, work: _Work, score: Score, predicted: np.ndarray, test: PermutationTest
+    ) -> list[Score]:
+        """Return the balanced accuracy where classes are not equally frequent."""
+        if len(set(work.counts)) == 1:
             return []
-        value = balanced_accuracy(work.y[tested], predicted[tested])
-        plain = replace(score, ci_low=None, ci_high=None, ci_over="", p_value=None, p_correction="")
-        return [replace(plain, metric="balanced_accuracy", value=value, chance=1 / len(counts))]
+        tested, _ = right(predicted, work.y)
+        return [
+            replace(
+                score,
+                metric="balanced_accuracy",
+                value=balanced_accuracy(work.y[tested], predicted[tested]),
+                ci_low=None,
+                ci_high=None,
+                ci_over="",
+                chance=test.chance,
+                p_value=test.p_value,
+                p_correction=test.correction,
+            )
+        ]
+
+    def _new_images(self, steps: Steps, work: _Work, results: SubjectResults) -> _NewImages | str:
+        """Add the headline where the images of each held-out part are left out of training, if images recur; or say why not."""
+        protocol, name = self._new_images_protocol(), self.config.classifier
+        if not protocol or not work.recurring:
+            return ""
+        try:
+            new = self._work(work.study, protocol)
+        except InputError as error:
+            steps.skip("new stimuli", str(error))
+            return str(error)
+        predicted, _ = self._decode(steps, new, name, label="new stimuli")
+        tests = self._test(steps, new, name, predicted, refit=True, label="new stimuli")
+        score = self._score(new, name, predicted, tests.accuracy)
+        results.scores += [score, *self._balanced(new, score, predicted, tests.balanced)]
+        results.predictions += prediction_rows(new, f"{name} (new images)", predicted)
+        results.latents[f"{name}_new-images_null"] = tests.accuracy.null
+        return _NewImages(work=new, value=score.value, test=tests.accuracy)
 
     def _difference(
         self, work: _Work, score: Score, correct: dict[str, np.ndarray], tested: np.ndarray, versus: str
@@ -315,8 +405,8 @@ class ClassicalWorkflow:
         alone: list[Score] = []
         for roi, member in rois.items():
             predicted, _ = Decoder(work.folds, name, member).decode(work.y)
-            test = self._test(steps, work, name, predicted, refit=True, units=member, label=roi)
-            alone.append(replace(self._score(work, name, predicted, test), roi=roi))
+            tests = self._test(steps, work, name, predicted, refit=True, units=member, label=roi)
+            alone.append(replace(self._score(work, name, predicted, tests.accuracy), roi=roi))
             if not member.all():
                 rest, _ = Decoder(work.folds, name, ~member).decode(work.y)
                 results.scores.append(replace(self._score(work, name, rest, None), roi=f"all but {roi}"))
@@ -325,6 +415,8 @@ class ClassicalWorkflow:
             replace(score, p_value=float(p), p_correction="fdr-bh over regions")
             for score, p in zip(alone, corrected, strict=True)
         ]
+        chance = float(np.mean([score.chance for score in alone]))
+        results.maps["regions"] = region_map(alone, rois, chance)
 
     def _nuisances(self, steps: Steps, work: _Work, results: SubjectResults, brain: np.ndarray) -> None:
         """Add accuracy from recorded nuisances alone: what the classifier would reach without the brain."""
@@ -338,9 +430,11 @@ class ClassicalWorkflow:
             with steps.block(f"nuisances: {control}"):
                 folds = nuisance_folds(work.study, work.examples, work.folds, columns)
                 predicted, _ = Decoder(folds, self.config.classifier).decode(work.y)
-                test = self._test(steps, work, self.config.classifier, predicted, refit=False)
+                tests = self._test(steps, work, self.config.classifier, predicted, refit=False)
                 score = replace(
-                    self._score(work, self.config.classifier, predicted, test), control=control, level=""
+                    self._score(work, self.config.classifier, predicted, tests.accuracy),
+                    control=control,
+                    level="",
                 )
                 results.scores.append(score)
                 tested, values = right(predicted, work.y)
@@ -349,29 +443,42 @@ class ClassicalWorkflow:
                     replace(self._difference(work, score, both, tested, control), control="brain")
                 )
 
-    def _searchlight(self, steps: Steps, work: _Work, results: SubjectResults) -> None:
-        """Add the map of accuracies in spheres; rows are cleaned within runs, so that no fold sees another's."""
-        if not self.config.searchlight_radius:
-            return
+    def _patterns(self, steps: Steps, work: _Work, results: SubjectResults) -> None:
+        """Add the activation patterns of the headline's classifier."""
+        unit = f"z within {self.config.zscore}" if self.config.zscore else work.study.unit
+        with steps.block("activation patterns"):
+            decoder = Decoder(work.folds, self.config.classifier)
+            results.maps["pattern"] = pattern_map(decoder, work.y, work.examples.classes, unit)
+
+    def _searchlight(self, steps: Steps, work: _Work, results: SubjectResults) -> dict[str, Any]:
+        """Add the maps of accuracies in spheres and of their corrected p-values; return what to say of them."""
+        radius, m = self.config.searchlight_radius, self.config.searchlight_permutations
+        if not radius:
+            return {}
         space = work.study.space
-        if not isinstance(space, VoxelSpace) or "run" not in work.splits[0].disjoint:
-            steps.skip("searchlight", "needs voxels of a volume and a protocol that leaves runs out")
-            return
+        if not isinstance(space, VoxelSpace):
+            steps.skip("searchlight", "needs voxels of a volume")
+            return {}
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            accuracies = searchlight_accuracy(
-                space,
-                work.folds[0].features,
-                work.examples.labels,
-                work.examples.run,
-                radius=self.config.searchlight_radius,
-            )
-            return {"accuracy": accuracies}, {}
+            labellings = draw_labellings(work.y, work.relabelling, m, self.job.seed)
+            return vars(run_searchlight(space, work.folds, labellings, radius)), {}
 
         arrays, _ = steps.arrays("searchlight", self._key(work), compute)
-        results.maps["searchlight"] = arrays["accuracy"].astype(np.float32)
+        maps, facts = searchlight_maps(
+            SearchlightScores(**arrays), len(work.examples.classes), radius, work.relabelling.n_distinct
+        )
+        results.maps |= maps
+        return {"radius (mm)": radius, **facts}
 
-    def _facts(self, work: _Work, models: list[dict[str, Any]], results: SubjectResults) -> dict[str, Any]:
+    def _facts(
+        self,
+        work: _Work,
+        models: list[dict[str, Any]],
+        headline: AccuracyTests,
+        new: _NewImages | str,
+        light: dict[str, Any],
+    ) -> dict[str, Any]:
         study, examples = work.study, work.examples
         provenance = dict(study.provenance)
         warnings = [str(warning) for warning in provenance.pop("warnings", [])]
@@ -388,7 +495,9 @@ class ClassicalWorkflow:
                 "warnings": warnings,
                 "provenance": {key: value for key, value in provenance.items() if is_plain(value)},
             },
-            "splits": [split.card() for split in work.splits],
+            "splits": [
+                split.card() for split in [*work.splits, *([] if isinstance(new, str) else new.work.splits)]
+            ],
             "recipe": [] if recipe is None else recipe.describe(),
             "models": models,
             "classification": {
@@ -396,12 +505,26 @@ class ClassicalWorkflow:
                 "classes": examples.classes,
                 "examples": len(examples),
                 "averaged over": examples.averaged or "nothing: single rows",
-                "searchlight radius (mm)": self.config.searchlight_radius or None,
+                "chance": chance_words(
+                    headline.accuracy,
+                    work.counts,
+                    work.recurring,
+                    new if isinstance(new, str) else (new.value, new.test),
+                    "session" if "session" in work.splits[0].disjoint else "run",
+                ),
+                "searchlight": light or None,
             },
             "methods": methods(work, self.config),
-            "citations": CITATIONS,
+            "citations": [*CITATIONS, *(SEARCHLIGHT_CITATIONS if light else [])],
             "notes": NOTES,
         }
+
+
+def _noise_facts(results: SubjectResults) -> dict[str, Any]:
+    found = results.maps.get("ncsnr")
+    if not isinstance(found, BrainMap):
+        return {}
+    return {"ncsnr_median": float(np.median(found.values)), "ncsnr_source": found.description}
 
 
 def prediction_rows(work: _Work, model: str, predicted: np.ndarray) -> list[dict[str, Any]]:
@@ -445,6 +568,20 @@ def methods(work: _Work, config: ClassicalConfig) -> list[str]:
         f"the headline refits all folds on {config.n_permutations} relabellings ({work.relabelling.words}; "
         f"{float(work.relabelling.n_distinct):.3g} are distinct); chance is the mean of these refits. Classifiers beside the "
         "headline are tested with their fits kept, conditional on the model.",
+        "Maps. Activation patterns are the covariance of the training examples times the classifier's weights (Haufe et al. "
+        "2014), the mean over folds."
+        + (
+            f" The searchlight has spheres of {config.searchlight_radius:g} mm and a ridge classifier whose penalty is Ledoit and "
+            "Wolf's shrinkage of its training rows. "
+            + (
+                f"Every sphere was refitted on {config.searchlight_permutations} relabellings, the same for all spheres; p is "
+                "corrected by the largest accuracy anywhere."
+                if config.searchlight_permutations
+                else "It was not tested."
+            )
+            if config.searchlight_radius
+            else ""
+        ),
     ]
 
 
@@ -463,25 +600,3 @@ def _test_facts(test: PermutationTest, work: _Work, refit: bool) -> dict[str, An
         "null mean": round(test.chance, 4),
         "null 95 % range": f"{low:.3f} to {high:.3f}",
     }
-
-
-NOTES = [
-    "Validation rows of the protocol belong to the training part here: choices are made by cross-validation inside it.",
-    "One subject: the interval says how the accuracy varies over runs of this person, not over people.",
-    "A searchlight map is descriptive: its spheres overlap and are not corrected for their number.",
-]
-CITATIONS = [
-    {
-        "text": "Ledoit, Wolf 2004. A well-conditioned estimator for large-dimensional covariance matrices. J. Multivariate "
-        "Analysis 88",
-        "url": "https://doi.org/10.1016/S0047-259X(03)00096-4",
-    },
-    {
-        "text": "Kriegeskorte, Goebel, Bandettini 2006. Information-based functional brain mapping. PNAS 103",
-        "url": "https://doi.org/10.1073/pnas.0600244103",
-    },
-    {
-        "text": "Phipson and Smyth 2010. Permutation p-values should never be zero. Stat. Appl. Genet. Mol. Biol. 9",
-        "url": "https://doi.org/10.2202/1544-6115.1585",
-    },
-]

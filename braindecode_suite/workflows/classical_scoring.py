@@ -14,8 +14,13 @@ from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.learning.classifiers import CLASSIFIERS, FoldClassifier
 from braindecode_suite.learning.ridge import group_folds
-from braindecode_suite.metrics.classification import accuracy, count_labellings, permute_labels
-from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, PermutationTest, permutation_p
+from braindecode_suite.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    count_labellings,
+    permute_labels,
+)
+from braindecode_suite.metrics.permutation import PermutationTest
 from braindecode_suite.workflows.classical_examples import Examples, grouping
 
 MOST_GROUPS, INNER_FOLDS = 24, 5
@@ -184,63 +189,67 @@ def relabelling_of(examples: Examples, y: np.ndarray, split: Split) -> Relabelli
     )
 
 
-def refitted_test(
-    decoder: Decoder, y: np.ndarray, relabelling: Relabelling, *, n_permutations: int, seed: int
-) -> PermutationTest:
-    """Test the accuracy against refits of all folds, with all inner choices, on relabelled examples.
+def draw_labellings(y: np.ndarray, relabelling: Relabelling, n_permutations: int, seed: int) -> np.ndarray:
+    """Return the true labels, then relabellings, of shape (1 + permutations, examples): the same for every test of a run."""
+    seeds = np.random.SeedSequence(seed).spawn(n_permutations)
+    return np.stack([y, *(relabelling.draw(np.random.default_rng(s)) for s in seeds)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyTests:
+    """The test of the accuracy, and of the balanced accuracy, by the same relabellings."""
+
+    accuracy: PermutationTest
+    balanced: PermutationTest
+
+    @classmethod
+    def of(cls, scores: np.ndarray, n_distinct: int) -> AccuracyTests:
+        """Make both of their scores, of shape (1 + permutations, 2): the true labels first."""
+        made = [PermutationTest.of(float(c[0]), c[1:], n_distinct=n_distinct) for c in scores.T]
+        return cls(accuracy=made[0], balanced=made[1])
+
+
+def refitted_scores(decoder: Decoder, labellings: np.ndarray) -> np.ndarray:
+    """Refit all folds, with all inner choices, on each labelling.
 
     Each relabelling holds for training and test rows alike, so that the folds share it as they share the true labels.
+
+    Parameters
+    ----------
+    decoder : Decoder
+    labellings : array of int of shape (labellings, examples)
+
+    Returns
+    -------
+    array of shape (labellings, 2)
+        Accuracy and balanced accuracy.
     """
     tested = decoder.tested
-
-    def score(labels: np.ndarray) -> float:
-        predicted, _ = decoder.decode(labels)
-        return float(np.mean(predicted[tested] == labels[tested]))
-
-    return _test(score, y, relabelling, n_permutations, seed)
+    return np.array([_both(labels[tested], decoder.decode(labels)[0][tested]) for labels in labellings])
 
 
-def fixed_model_test(
-    predicted: np.ndarray, y: np.ndarray, relabelling: Relabelling, *, n_permutations: int, seed: int
-) -> PermutationTest:
-    """Test the accuracy of given predictions against relabelled test rows, conditional on the model."""
+def fixed_scores(predicted: np.ndarray, labellings: np.ndarray) -> np.ndarray:
+    """Score given predictions against each labelling of the test rows, conditional on the model; see `refitted_scores`."""
     tested = predicted != UNTESTED
-    return _test(
-        lambda labels: float(np.mean(predicted[tested] == labels[tested])),
-        y,
-        relabelling,
-        n_permutations,
-        seed,
-    )
+    return np.array([_both(labels[tested], predicted[tested]) for labels in labellings])
+
+
+def _both(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    return float(np.mean(truth == predicted)), balanced_accuracy(truth, predicted)
+
+
+def recurrence(examples: Examples, folds: Sequence[Fold]) -> float:
+    """Return the share of test examples whose image is in the training part too; 0 where images are not told apart."""
+    if examples.repeated_conditions:
+        return 0.0
+    seen = [np.isin(examples.stimulus[fold.test], examples.stimulus[fold.train]) for fold in folds]
+    return float(np.concatenate(seen).mean())
 
 
 def right(predicted: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the tested examples, and 1 or 0 for each."""
     tested = np.flatnonzero(predicted != UNTESTED)
     return tested, accuracy(y[tested], predicted[tested])
-
-
-def _test(
-    score: Callable[[np.ndarray], float],
-    y: np.ndarray,
-    relabelling: Relabelling,
-    n_permutations: int,
-    seed: int,
-) -> PermutationTest:
-    if n_permutations < MIN_PERMUTATIONS:
-        raise InputError(
-            "`n_permutations`", expected=f"at least {MIN_PERMUTATIONS}", found=str(n_permutations)
-        )
-    observed = score(y)
-    seeds = np.random.SeedSequence(seed).spawn(n_permutations)
-    null = np.array([score(relabelling.draw(np.random.default_rng(s))) for s in seeds])
-    return PermutationTest(
-        observed=observed,
-        p_value=permutation_p(observed, null),
-        null=null,
-        n_distinct=relabelling.n_distinct,
-        tail="greater",
-    )
 
 
 def _inner_groups(groups: np.ndarray) -> np.ndarray:

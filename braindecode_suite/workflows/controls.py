@@ -13,7 +13,7 @@ from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.learning.responses import ImageRows, fit_scaler, image_means
 from braindecode_suite.learning.ridge import group_folds, ridge_cv
-from braindecode_suite.metrics.permutation import PermutationTest, permutation_p, relabel_training
+from braindecode_suite.metrics.permutation import PermutationTest, relabel_training
 from braindecode_suite.metrics.retrieval import TrainingReference, ranks, similarity, top_k_random_gallery
 
 
@@ -138,11 +138,4 @@ def relabelled_ridge(
             reference = TrainingReference(predicted=seen[:, columns], true=Y)
             matrix = similarity(predicted[:, columns], gallery.flat, "cosine-centred", reference)
             null.append(float(top_k_random_gallery(ranks(matrix, truth), len(gallery), size).mean()))
-    values = np.array(null)
-    return PermutationTest(
-        observed=observed,
-        p_value=permutation_p(observed, values),
-        null=values,
-        n_distinct=factorial(len(Y)),
-        tail="greater",
-    )
+    return PermutationTest.of(observed, null, n_distinct=factorial(len(Y)))

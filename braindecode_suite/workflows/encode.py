@@ -27,6 +27,7 @@ from braindecode_suite.encoders import IMAGE_ENCODERS
 from braindecode_suite.encoders.targets import make_features
 from braindecode_suite.learning.stacking import combine, stacking_weights
 from braindecode_suite.metrics.encoding_resampling import R_MEAN
+from braindecode_suite.workflows.brain_maps import BrainMap, ncsnr_map
 from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_facts import CITATIONS, encode_card, methods, model_rows
 from braindecode_suite.workflows.encode_fitting import (
@@ -395,10 +396,10 @@ class EncodeWorkflow:
             for seed, predicted in zip(model.seeds, model.test, strict=True):
                 results.latents[f"{model.model}_seed-{seed or self.job.seed}_predicted"] = predicted
         if study.noise is not None:
-            results.maps["ncsnr"] = np.nan_to_num(np.asarray(study.noise.ncsnr, np.float32))
+            results.maps["ncsnr"] = ncsnr_map(study.noise.ncsnr, study.noise.source)
         if truth.shape[1] == study.space.n_units:
             for model in models:
-                results.maps[map_name(model.model)] = np.nan_to_num(scores.unit_r(model)).astype(np.float32)
+                results.maps[map_name(model.model)] = r_map(model.model, scores.unit_r(model), len(truth))
 
     def _keep_examples(
         self, results: SubjectResults, study: Study, data: EncodingData, looks: Sequence[Look]
@@ -442,8 +443,6 @@ class EncodeWorkflow:
         main = next(iter(fits.values()))
         self._keep_models(results, [fit for group in main.values() for fit in group], split, numbers)
         recipe = prepare(study, split, config.zscore_by).study.recipe or Recipe()
-        scored = [*main, *([STACK] if self.stacks else [])]
-        mapped = {map_name(name): name for name in scored if map_name(name) in results.maps}
         queries = main[config.encoder][0].queries
         grids = {s.name: [s.grid.height, s.grid.width] for s in sources.values() if s.grid.height}
         return {
@@ -470,7 +469,6 @@ class EncodeWorkflow:
                 "sets without a scored unit": list(scores.empty_sets),
                 "ceiling threshold": config.threshold,
                 "chosen on validation images": chosen,
-                "maps": mapped,
                 "routing": {"queries": list(queries), "sources": list(grids)}
                 if "routing_ids" in results.latents
                 else None,
@@ -532,6 +530,17 @@ def map_name(model: str) -> str:
     'attentionroutingR'
     """
     return "".join(c for c in model if c.isalnum()) + "R"
+
+
+def r_map(model: str, r: np.ndarray, n_images: int) -> BrainMap:
+    """Return the r of every unit as a map, NaN where a unit is not scored."""
+    return BrainMap(
+        values=np.asarray(r, np.float32),
+        title=f"r of {model}",
+        units="r",
+        description=f"Correlation of the responses that {model} predicts with those measured, over {n_images} test images.",
+        diverging=True,
+    )
 
 
 def notes_of(scores: EncodingScores, rows: Sequence[Score]) -> list[str]:

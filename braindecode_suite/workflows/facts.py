@@ -11,6 +11,7 @@ from braindecode_suite.core.protocols import DatasetCard
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.duplicates import near_duplicate_ids, perceptual_hashes
+from braindecode_suite.metrics.retrieval import CSLS_NEIGHBOURS
 
 CITATIONS: Mapping[str, dict[str, str]] = {
     "mindeye": {
@@ -128,8 +129,9 @@ def methods(
     scoring : mapping
         ``n_bootstrap, n_permutations, n_relabellings, scorer, pixel_protocol``.
     """
-    cited = ["ridge", "open_clip", "csls", "permutation"]
     sizes = split.card()
+    has_csls = sizes["images"]["validation"] >= CSLS_NEIGHBOURS
+    cited = ["ridge", "open_clip", *(["csls"] if has_csls else []), "permutation"]
     paragraphs = [
         f"Data. {card.title}: {study['n_trials']} trials of {study['n_images']} images in {study['sessions']} sessions, "
         f"{study['n_units']} units ({study['n_valid']} of them with a signal), in {study['unit']}."
@@ -156,8 +158,8 @@ def methods(
             cited.append("mindeye")
     paragraphs.append(
         "Retrieval. Predictions were averaged over the repeats of an image, and each query was averaged over seeds before "
-        "anything was resampled. Similarities are the raw cosine, the cosine centred on the means of training predictions and of "
-        "training images (the headline), and CSLS with hubs measured on training images (by predictions of images that the model was fitted on). Top-1 in galleries of a given size is "
+        "anything was resampled. Similarities are the raw cosine and the cosine centred on the means of training predictions and "
+        f"of training images (the headline). {_csls_words(sizes['images']['validation'])} Top-1 in galleries of a given size is "
         "the exact expectation over random galleries. "
         f"Intervals are 95 % percentile bootstraps of images ({scoring['n_bootstrap']} resamples), conditional on gallery and "
         f"model; p-values permute whole images ({scoring['n_permutations']} permutations), conditional on the model."
@@ -174,13 +176,32 @@ def methods(
             f"Reconstruction. {generator['images']} test images, drawn at random with the seed, were reconstructed by "
             f"{generator['name']} ({generator['steps']} steps, guidance {generator['guidance']:g}, image-to-image strength "
             f"{generator['strength']:g} from the decoded low-level latents). Of {generator['candidates']} candidates an image the "
-            "one nearest to the predicted embedding was kept; the true image was never consulted. Every control was drawn with the "
-            f"same seeds, true-latent once an image. Identification is two-way, by Pearson's correlation of features of {scoring['scorer'] or 'no network'}; "
-            f"pixels were scored at the size of protocol '{scoring['pixel_protocol']}'; SSIM has gaussian weights of sigma 1.5."
+            "one nearest to the predicted embedding was kept; the true image was never consulted. Every control was drawn in the "
+            "same way with the same seeds; true-latent, the generator's ceiling, has the true embedding in the place of the "
+            f"predicted one. Identification is two-way, by Pearson's correlation of features of {scoring['scorer'] or 'no network'}. "
+            f"{_size_words(scoring['pixel_protocol'])} SSIM has gaussian weights of sigma 1.5."
         )
     own = [{"text": card.citation, "url": ""}] if card.citation else []
     citations = [*own, *(dict(CITATIONS[key]) for key in dict.fromkeys(cited))]
     return paragraphs, citations
+
+
+def _csls_words(n_validation: int) -> str:
+    if n_validation < CSLS_NEIGHBOURS:
+        return (
+            f"CSLS was left out: it takes its hubs from validation images, and {n_validation} are fewer than its "
+            f"{CSLS_NEIGHBOURS} neighbours."
+        )
+    return (
+        f"CSLS ({CSLS_NEIGHBOURS} neighbours) stands beside; its hubs were measured on the {n_validation} validation images, "
+        "which belong to the training part but which no model was fitted on (they stop the deep one)."
+    )
+
+
+def _size_words(protocol: str) -> str:
+    if protocol == "nsd":
+        return "All images were brought to 256 pixels and then to 425 for pixel scores, bilinear, as in the published scores."
+    return "Truths, distractors, training images and reconstructions were brought to the size of what is drawn by one function."
 
 
 def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""One fitted model: fit or read back, predictions for test trials and training images, the folder it is saved in."""
+"""One fitted model: fit or read back, predictions for test trials and the training part's images, the folder it is saved in."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Fitted:
         ``brain`` or ``shuffled-train``.
     test : dict of role to Latents
         One row a test trial for ``retrieval``, one row a test image for the others.
-    train : dict of role to Latents
-        ``retrieval`` of the training images, averaged over trials.
+    train, validation : Latents
+        Role ``retrieval`` for the training and the validation images, averaged over trials.
     folder : Path
         Where the model is saved.
     facts : dict
@@ -82,7 +82,8 @@ class Fitted:
     seed: str
     control: str
     test: dict[str, Latents]
-    train: dict[str, Latents]
+    train: Latents
+    validation: Latents
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -93,7 +94,8 @@ class Fitted:
             model=self.name,
             seed=self.seed,
             test=self.test["retrieval"],
-            train=self.train["retrieval"],
+            train=self.train,
+            validation=self.validation,
             control=self.control,
         )
 
@@ -198,8 +200,10 @@ def fit_model(
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
         test = encoder.predict(prepared.cohort("test"), seed=context.seed)
-        train = encoder.predict(prepared.cohort("train"), seed=context.seed)["retrieval"].mean_by_stimulus()
-        arrays: Arrays = {"train_retrieval": train.values, "train_ids": train.ids.astype(np.str_)}
+        arrays: Arrays = {}
+        for part in ("train", "validation"):
+            seen = encoder.predict(prepared.cohort(part), seed=context.seed)["retrieval"].mean_by_stimulus()
+            arrays |= {f"{part}_retrieval": seen.values, f"{part}_ids": seen.ids.astype(np.str_)}
         for role, latents in test.items():
             kept = latents if role == "retrieval" else latents.mean_by_stimulus()
             arrays |= {f"test_{role}": kept.values, f"test_{role}_ids": kept.ids.astype(np.str_)}
@@ -230,7 +234,8 @@ def fit_model(
         seed=str(context.seed) if seeded else "",
         control="shuffled-train" if shuffled else "brain",
         test={role: latents("test", role, f"test_{role}_ids") for role in names if f"test_{role}" in arrays},
-        train={"retrieval": latents("train", "retrieval", "train_ids")},
+        train=latents("train", "retrieval", "train_ids"),
+        validation=latents("validation", "retrieval", "validation_ids"),
         folder=model_dir,
         facts=facts,
     )

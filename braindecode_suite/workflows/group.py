@@ -39,7 +39,7 @@ def run_group(output_dir: Path, workflow: str, label: str, seed: int = 0) -> int
             found="none",
             hint="run the participant level first",
         )
-    prepare_output(output_dir, _sources(output_dir))
+    prepare_output(output_dir)
     table, prevalences = summarise(tables, seed=seed)
     with write_aside(output_dir / f"desc-{label}_scores.tsv") as aside:
         table.to_csv(aside, sep="\t", index=False, float_format="%.6g")
@@ -118,14 +118,6 @@ def summarise(tables: dict[str, pd.DataFrame], seed: int = 0) -> tuple[pd.DataFr
                 }
             )
     return pd.concat([everything, pd.DataFrame(rows, columns=list(COLUMNS))], ignore_index=True), prevalences
-
-
-def _sources(output_dir: Path) -> list[dict[str, str]]:
-    path = output_dir / "dataset_description.json"
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8")).get("SourceDatasets", [])
-    return list(found)
 
 
 def _warnings(output_dir: Path, label: str, subjects: list[str]) -> dict[str, list[str]]:

@@ -9,16 +9,18 @@ repetitions.
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
-from braindecode_suite.core.config import Config
+from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.protocols import FitContext
@@ -50,6 +52,7 @@ from braindecode_suite.workflows.folded_scoring import (
     score_folded,
 )
 from braindecode_suite.workflows.job import Job, Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.model_card import figure_table, image_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
@@ -112,7 +115,7 @@ class ImagePriorWorkflow:
                 f"{protocol}: fit, reconstruct and control, one step a repetition",
                 f"{protocol}: score",
             ]
-        return [*names, f"fit the saved models on the training part of {self.protocols[-1]}"]
+        return [*names, "fit the saved models on the training part of the protocol that splits once"]
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
@@ -121,11 +124,13 @@ class ImagePriorWorkflow:
             study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **self.config.dataset_options)
             room = _Room(study, self.config, job)
         results = SubjectResults(space=study.space)
-        cards, chosen = [], {}
+        cards, chosen, once = [], {}, None
         for protocol in self.protocols:
             splits = PROTOCOLS[protocol]([study], seed=job.seed)
             for split in splits:
                 split.check_training_size()
+            if len(splits) == 1 and once is None:
+                once = splits[0]
             folded, facts = self._reconstruct(steps, room, protocol, splits)
             with steps.block(f"{protocol}: score"):
                 settings = FoldedSettings(
@@ -144,8 +149,14 @@ class ImagePriorWorkflow:
                 for split, near in zip(splits, facts["near"], strict=True)
             ]
             chosen[protocol] = facts["chosen"]
-        with steps.block(f"fit the saved models on the training part of {self.protocols[-1]}"):
-            self._save_models(results, room, splits[-1])
+        if once is None:
+            steps.skip(
+                "fit the saved models",
+                "each protocol has many splits, and no fold's model is that of the scores",
+            )
+        else:
+            with steps.block(f"fit the saved models on the training part of {once.protocol}"):
+                self._save_models(results, room, once)
         results.facts = self._facts(room, cards, chosen)
         return results
 
@@ -202,24 +213,57 @@ class ImagePriorWorkflow:
         }
 
     def _save_models(self, results: SubjectResults, room: _Room, split: Split) -> None:
-        """Save encoder and ridge as fitted on one training part: those of the other folds can be fitted again."""
+        """Save the models of the protocol that splits once, with their figures on its test part.
+
+        Of a cross-validation no model is kept: each of its folds has one, its scores are pooled over all of them, and none of them
+        gives those scores again.
+        """
         folder = self.job.work_dir / f"sub-{self.job.subject}_desc-{self.label}" / "models"
+        shutil.rmtree(folder, ignore_errors=True)
         encoder, _, _, reading = room.fit(_training(split), split.hash)
         ridge = room.fit_ridge(_training(split), split.hash)
-        text = (
-            f"# {PRIOR}, {GAUSSIAN} and {RIDGE}\n\nFitted on the training part of `{split.protocol}` "
-            f"(split {split.hash}). The posterior is read with temperature {reading.temperature:g}, floor "
-            f"{reading.floor:g} and gain {reading.gain:g}; the exemplars are made anew from the training images, which "
-            "are not part of this folder.\n\nThe mean and the axes of the training images are: the terms of the data "
-            f"apply to this folder. {room.study.provenance.get('terms', '')}\n"
-        )
-        encoder.save(folder, {"text": text})
-        ridge.save(folder, {"text": text})
+        encoder.save(folder)
+        ridge.save(folder)
         for path in sorted(folder.iterdir()):
             if path.suffix == ".safetensors":
                 results.models[path.name] = path
-        results.model_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        results.model_card = text
+        config, card = self.config, self.job.dataset.card
+        results.model_config = {
+            **json.loads((folder / "config.json").read_text(encoding="utf-8")),
+            "run": {
+                "workflow": self.name,
+                "dataset": card.name,
+                "subject": self.job.subject,
+                "dataset_options": config.dataset_options,
+                "protocol": split.protocol,
+                "split_hash": split.hash,
+                "seed": self.job.seed,
+                "targets": {"image": room.target.name},
+                "prior": config.prior.model_copy(update=vars(reading)).model_dump(mode="json"),
+            },
+            "figures": image_figures(results.scores, split.protocol),
+        }
+        lines = [
+            f"# {self.name}, sub-{self.job.subject} of {card.name}",
+            "",
+            f"`{GAUSSIAN}` and `{RIDGE}` of one person's recordings ({room.study.n_units} units, {room.study.unit}), fitted on the training "
+            f"and validation part of `{split.protocol}` (split {split.hash}): a cross-validation has no model that gives its pooled "
+            "scores again.",
+            "",
+            f"`{PRIOR}` reads the same encoding model through exemplars, with temperature {reading.temperature:g}, floor "
+            f"{reading.floor:g} and gain {reading.gain:g}. The exemplars are made anew from the training images, which are not part of "
+            "this folder.",
+            "",
+            f"- data: {card.title}. Terms: {card.terms.rstrip('.')}. The mean and the axes of the training images are in this folder: the same terms apply "
+            "to it.",
+            "- intended use: research on decoding with the consent of the person recorded; not for reading anybody's mind",
+            "",
+            "Identification within the class, SSIM and PixCorr of the test images; `bds verify` recomputes these figures from this folder "
+            "and the data.",
+            "",
+            *figure_table(results.model_config["figures"]),
+        ]
+        results.model_card = "\n".join(lines) + "\n"
 
     def _facts(self, room: _Room, cards: list[dict[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
         study = room.study
@@ -303,9 +347,7 @@ class _Room:
         """Fit on the training part, reconstruct the test images by every model and make the controls."""
         train, test = _training(split), split.cohort("test")
         encoder, prior, shrinkage, _ = self.fit(train, split.hash)
-        predicted = encoder.predict(test)["image"].mean_by_stimulus()
-        ids = predicted.ids
-        ridge = self.fit_ridge(train, split.hash).predict(test)["image"].mean_by_stimulus().select(ids)
+        ids, predicted, decoded = self.decode(encoder, prior, self.fit_ridge(train, split.hash), test)
         train_ids = list(dict.fromkeys(train.stimulus_ids))
         known = self.target.embed(self.stimuli, train_ids)
         truth = self.target.embed(self.stimuli, list(ids)).select(ids)
@@ -315,9 +357,7 @@ class _Room:
             return prior.generate({"image": latents}, seeds)[..., 0]
 
         recon = {
-            f"{PRIOR}__brain": draw(predicted),
-            f"{RIDGE}__brain": self.plain(ridge),
-            f"{GAUSSIAN}__brain": self.plain(predicted),
+            **{f"{model}__brain": images for model, images in decoded.items()},
             f"{PRIOR}__null-condition": draw(
                 self.constant(known.flat.mean(axis=0)[None].repeat(len(ids), 0), ids)
             ),
@@ -334,6 +374,20 @@ class _Room:
         reading = prior.reading
         choice = f"shrinkage {shrinkage:g}, temperature {reading.temperature:g}, floor {reading.floor:g}, gain {reading.gain:g}"
         return {"ids": ids.astype(np.str_), **recon}, choice
+
+    def decode(
+        self, encoder: InvertedEncoding, prior: ExemplarPrior, ridge: RidgeEncoder, test: Cohort
+    ) -> tuple[np.ndarray, Latents, dict[str, np.ndarray]]:
+        """Return ids, the encoder's latents, and the reconstructions of every model: uint8 of shape (images, height, width)."""
+        predicted = encoder.predict(test)["image"].mean_by_stimulus()
+        ids = predicted.ids
+        linear = ridge.predict(test)["image"].mean_by_stimulus().select(ids)
+        decoded = {
+            PRIOR: prior.generate({"image": predicted}, [0] * len(ids))[..., 0],
+            RIDGE: self.plain(linear),
+            GAUSSIAN: self.plain(predicted),
+        }
+        return ids, predicted, decoded
 
     def fit(self, train: Cohort, split_hash: str) -> tuple[InvertedEncoding, ExemplarPrior, float, Reading]:
         """Choose shrinkage and reading inside the training part, then fit encoder and prior on all of it."""
@@ -420,6 +474,44 @@ class _Room:
         train = sorted(split.keys("train", "stimulus") | split.keys("validation", "stimulus"))
         pairs = near_duplicates(perceptual_hashes(self.grey(test)), perceptual_hashes(self.grey(train)))
         return {"pairs": len(pairs), "test_images": sorted({test[i] for i, _ in pairs})}
+
+
+def recompute_figures(
+    model_dir: Path, run: Mapping[str, Any], split: Split, job: Job
+) -> list[dict[str, Any]]:
+    """Return the figures of a saved model's card, from the folder and the data; only the prior's exemplars are made again.
+
+    Parameters
+    ----------
+    model_dir : Path
+    run : mapping
+        Of the folder's ``config.json``.
+    split : Split
+        The one that the models were fitted on.
+    job : Job
+    """
+    prior_config = build(ExemplarPriorConfig, dict(run["prior"]), model_dir / "config.json")
+    room = _Room(split.studies[0], ImagePriorConfig(prior=prior_config), job)
+    test = split.cohort("test")
+    encoder = InvertedEncoding.load(model_dir, test, seed=run["seed"])
+    ridge = RidgeEncoder.load(model_dir, test, seed=run["seed"], targets={"image": room.target})
+    prior = room.new_prior(_training(split)).read_with(encoder.likelihood_of())
+    ids, _, decoded = room.decode(encoder, prior, ridge, test)
+    folded = Folded(
+        ids=ids,
+        truth=room.grey(ids),
+        classes=room.classes(ids),
+        recon={(model, "brain"): images[None] for model, images in decoded.items()},
+        near_duplicates=np.zeros(len(ids), bool),
+    )
+    settings = FoldedSettings(
+        subject=job.subject,
+        split=split.protocol,
+        target=room.target.name,
+        n_bootstrap=100,
+        n_permutations=1000,
+    )
+    return image_figures(score_folded(folded, settings).scores, split.protocol)
 
 
 def repetitions(splits: Sequence[Split]) -> list[list[Split]]:

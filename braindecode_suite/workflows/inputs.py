@@ -1,8 +1,9 @@
-"""Names that a user types: datasets by name or folder, catalogue entries, and what ``list``, ``describe``, ``check`` print."""
+"""Names that a user types: datasets by name or folder, catalogue entries, and what ``list`` and ``describe`` print."""
 
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,26 +81,6 @@ def describe_entry(name: str) -> str:
     return Registry("name", dict.fromkeys(every, "")).resolve(name)  # raises, with the nearest name
 
 
-def check_dataset(name: str, data_dir: Path | None) -> int:
-    """Print the state of a dataset's files; return 0 if all that is needed is there, 2 otherwise."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    dataset, folder = find_dataset(name, data_dir)
-    if folder is None:
-        raise InputError("`--data-dir`", expected=f"the folder of {dataset.card.name!r}", found="nothing")
-    if not folder.is_dir():
-        raise InputError(folder, expected="the folder of the data (`--data-dir`)", found="nothing there")
-    lines = dataset.check(folder)
-    table = Table(Column("file", overflow="fold"), "status", Column("found", overflow="fold"))
-    for line in lines:
-        table.add_row(line.path, line.status, line.found)
-    Console().print(table)
-    bad = [line for line in lines if line.status in ("missing", "bad")]
-    print(f"{len(lines)} looked at, {len(bad)} missing or bad")
-    return 2 if bad else 0
-
-
 def _summary(catalogue: str, name: str) -> str:
     entry = CATALOGUES[catalogue][name]
     if catalogue == "datasets":
@@ -117,12 +98,21 @@ def _card(dataset: Dataset) -> str:
         f"size       {card.size}",
         f"protocols  {', '.join(card.protocols)}",
         f"workflow   {card.workflow}, preset {card.preset}",
+        f"options    {_options(dataset)}",
         f"terms      {card.terms}",
+        *([f"mirror     OpenNeuro {card.openneuro}: `bds fetch {card.name}`"] if card.openneuro else []),
+        *([f"source     {card.source}"] if card.source else []),
         f"citation   {card.citation}",
     ]
     if card.simulated:
         lines.append("simulated  results are model recovery, never performance")
     return "\n".join([*lines, "", "expected below --data-dir:", card.tree])
+
+
+def _options(dataset: Dataset) -> str:
+    """Return the dataset's options as ``--set dataset_options.NAME=VALUE`` takes them, with their defaults."""
+    fields = dataset.options_class().model_dump(mode="json")
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in fields.items()) or "none"
 
 
 def _documentation(catalogue: str, name: str, registry: Registry) -> str:

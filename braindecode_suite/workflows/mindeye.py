@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,8 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_target
+from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
+from braindecode_suite.workflows.brain_maps import ncsnr_map
 from braindecode_suite.workflows.controls import relabelled_ridge
 from braindecode_suite.workflows.facts import leakage_card, methods, study_facts
 from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
@@ -32,9 +34,9 @@ from braindecode_suite.workflows.reconstruction_scoring import (
     ReconstructionScores,
     ReconstructionSet,
     ReconstructionSettings,
+    at_one_size,
     pixel_controls,
     score_reconstructions,
-    to_size,
 )
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.scoring import RetrievalScores, Settings, score_retrieval
@@ -127,7 +129,8 @@ class MindEyeWorkflow:
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
-        train_true, gallery = self._true(steps, prepared, targets["retrieval"])
+        true = self._true(steps, prepared, targets["retrieval"])
+        train_true, gallery = true["train"], true["test"]
         oracle = self._oracle(steps, study, split, gallery)
         settings = Settings(
             subject=job.subject,
@@ -142,7 +145,13 @@ class MindEyeWorkflow:
         )
         with steps.block("score retrieval"):
             models = [*deep, baseline, *shuffled]
-            retrieval = score_retrieval([model.predicted for model in models], train_true, gallery, settings)
+            retrieval = score_retrieval(
+                [model.predicted for model in models],
+                train_true,
+                gallery,
+                settings,
+                validation_true=true.get("validation"),
+            )
         scores = list(retrieval.scores)
         scores += self._relabelling(steps, prepared, train_true, gallery, retrieval, settings)
 
@@ -297,14 +306,15 @@ class MindEyeWorkflow:
             return baseline, deep, []
         return baseline, deep, [self._fit_deep(steps, prepared, targets, self.seeds[0], shuffled=True)]
 
-    def _true(self, steps: Steps, prepared: Prepared, target: Target) -> tuple[Latents, Latents]:
+    def _true(self, steps: Steps, prepared: Prepared, target: Target) -> dict[str, Latents]:
+        """Return the true latents of every part that has images."""
         stimuli = prepared.cohort("train").stimuli
         with steps.block(f"embed images in {target.name}"):
-            train, test = (
-                target.embed(stimuli, list(prepared.stimulus_ids[part])).select(prepared.stimulus_ids[part])
-                for part in ("train", "test")
-            )
-        return train, test
+            return {
+                part: target.embed(stimuli, list(ids)).select(ids)
+                for part, ids in prepared.stimulus_ids.items()
+                if len(ids)
+            }
 
     def _oracle(self, steps: Steps, study: Study, split: Split, gallery: Latents) -> Ceilings:
         job, sizes = self.job, self.config.gallery_sizes
@@ -421,7 +431,8 @@ class MindEyeWorkflow:
             self._fit_deep(steps, prepared, only, self.seeds[0], where=where),
             self._fit_baseline(steps, prepared, only, where),
         ]
-        train_true, gallery = self._true(steps, prepared, targets["retrieval"])
+        true = self._true(steps, prepared, targets["retrieval"])
+        train_true, gallery = true["train"], true["test"]
         card, similar = self._leakage(steps, study, split)
         settings = Settings(
             subject=self.job.subject,
@@ -480,16 +491,18 @@ class MindEyeWorkflow:
         truth, distractors = stimuli.images(list(ids)), matched(stimuli, ids)
         with steps.block("score reconstructions"):
             train = stimuli.images(list(prepared.stimulus_ids["train"][:MOST_TRAINING_IMAGES]))
-            if config.pixel_protocol == "native":  # at the size of what is drawn
-                height, width = sets[0].images.shape[1:3]
-                truth, train = to_size(truth, height, width), to_size(train, height, width)
+            sets, truth, train, distractors = at_one_size(
+                sets, truth, train, distractors, config.pixel_protocol
+            )
             sets += pixel_controls(truth, train)
+            # the generator draws from the image target (`_targets` proves it); the retrieval target chooses
+            networks = sorted({getattr(target, "network", "") for target in targets.values()} - {""})
             settings = ReconstructionSettings(
                 subject=job.subject,
                 split=prepared.split.protocol,
                 target=targets["image"].name,
                 scorer=config.scorer,
-                circular=circular_scorers(targets),
+                circular=circular_scorers(networks),
                 protocol=config.pixel_protocol,
                 published=config.published,
                 n_repeats=len(prepared.split.test[0]) / len(prepared.stimulus_ids["test"]),
@@ -512,7 +525,8 @@ class MindEyeWorkflow:
             )
         results.scores += scored.scores
         results.images += result_images(sets, scored, truth, ids)
-        return {**facts, "missing": scored.missing, "n_images": len(ids)}
+        related = related_scorers(networks, {name for s in scored.scores for name in (s.metric, s.scorer)})
+        return {**facts, "missing": scored.missing, "related": related, "n_images": len(ids)}
 
     def _keep(
         self,
@@ -540,7 +554,7 @@ class MindEyeWorkflow:
             results.latents[f"{role}_true"] = np.asarray(true.values)
         results.space = study.space
         if study.noise is not None:
-            results.maps["ncsnr"] = np.nan_to_num(np.asarray(study.noise.ncsnr, np.float32))
+            results.maps["ncsnr"] = ncsnr_map(study.noise.ncsnr, study.noise.source)
         for model in models:
             if model.control == "brain":
                 results.models |= {path.name: path for path in sorted(model.folder.glob("*.safetensors"))}
@@ -607,7 +621,8 @@ class MindEyeWorkflow:
             for model in models
         ]
         drawing = None
-        notes = [
+        notes = [f"Not scored by {reason}." for reason in retrieval.missing]
+        notes += [
             f"{model.name} other than in its paper: {'; '.join(model.facts['departures'])}."
             for model in models[:1]
             if model.facts["departures"]
@@ -625,6 +640,7 @@ class MindEyeWorkflow:
             notes += [
                 f"Control {control}: not made, {reason}." for control, reason in drawn["skipped"].items()
             ]
+            notes += drawn["related"]
             if "generator" not in drawn["nearest_searched"]:
                 notes.append("The generator's own training images could not be searched for nearest-train.")
         paragraphs, citations = methods(
@@ -688,10 +704,14 @@ def matched(stimuli: Any, ids: np.ndarray) -> np.ndarray | None:
     return np.stack([images[:fewest] for images in found])
 
 
-def circular_scorers(targets: Mapping[str, Target]) -> frozenset[str]:
-    """Return the published scorers that are one of the targets: CLIP ViT-L/14 scored by itself."""
-    names = " ".join(target.name for target in targets.values())
-    return frozenset({"clip"}) if "ViT-L-14" in names and "openai" in names else frozenset()
+def related_scorers(networks: Sequence[str], scored: Iterable[str]) -> list[str]:
+    """Return a note for CLIP as a scorer beside another CLIP: not the same network, so not circular, but not a stranger."""
+    if "clip" not in scored or "clip" in circular_scorers(networks):
+        return []
+    return [
+        f"Scores by {PUBLISHED['clip'].network}: the images were decoded to, drawn from or chosen by {', '.join(networks)}, "
+        "another network, but one that learned from images with captions as well. Read them beside the other networks' scores."
+    ]
 
 
 def result_images(

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
+from braindecode_suite.metrics.permutation import MIN_REFITS
 from braindecode_suite.workflows.job import Permutations, Resamples, WorkflowConfig
-
-FEWEST_REFITS = 200
 
 
 class MindEyeWorkflowConfig(WorkflowConfig):
@@ -86,6 +85,6 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     @field_validator("n_relabellings")
     @classmethod
     def _enough_refits(cls, value: int) -> int:
-        if 0 < value < FEWEST_REFITS:
-            raise ValueError(f"0 or at least {FEWEST_REFITS} refits")
+        if 0 < value < MIN_REFITS:
+            raise ValueError(f"0 or at least {MIN_REFITS} refits")
         return value

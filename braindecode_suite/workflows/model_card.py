@@ -28,6 +28,28 @@ def figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]]:
     ]
 
 
+def image_figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]]:
+    """Return identification, SSIM and PixCorr of every model's reconstructions under one protocol, unrounded."""
+    return [
+        {**{key: getattr(score, key) for key in FIGURE_KEYS}, "value": score.value, "n": score.n}
+        for score in scores
+        if score.stage == "final"
+        and (score.control, score.versus, score.split, score.seed) == ("brain", "", protocol, "")
+        and score.candidates in ("", "within-class")
+    ]
+
+
+def figure_table(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the figures of a card as the lines of a table."""
+    lines = ["| model | seed | score | gallery | value | images |", "|---|---|---|---|---|---|"]
+    for figure in figures:
+        seed, gallery = figure["seed"] or "-", figure["gallery"] or "-"
+        lines.append(
+            f"| {figure['model']} | {seed} | {figure['metric']} | {gallery} | {figure['value']:.4f} | {figure['n']} |"
+        )
+    return lines
+
+
 def model_config(models: Sequence[Fitted], run: Mapping[str, Any], scores: Iterable[Score]) -> dict[str, Any]:
     """Return the ``config.json`` of a folder that holds all fitted models, with what they were run on and the figures."""
     merged: dict[str, Any] = {}
@@ -60,12 +82,6 @@ def model_card(config: Mapping[str, Any], card: DatasetCard, study: Mapping[str,
         "",
         "Centred cosine, predictions averaged over repeats; `bds verify` recomputes these figures from this folder and the data.",
         "",
-        "| model | seed | score | gallery | value | images |",
-        "|---|---|---|---|---|---|",
+        *figure_table(config["figures"]),
     ]
-    for figure in config["figures"]:
-        seed = figure["seed"] or "-"
-        lines.append(
-            f"| {figure['model']} | {seed} | {figure['metric']} | {figure['gallery']} | {figure['value']:.4f} | {figure['n']} |"
-        )
     return "\n".join(lines) + "\n"

@@ -61,8 +61,8 @@ class Drawing:
         """Return true latents of images, in the order of `ids`."""
         return self.targets[role].embed(self.stimuli, list(ids)).select(ids)
 
-    def best(self, latents: Mapping[str, Latents], wanted: Latents) -> np.ndarray:
-        """Draw candidates and keep those nearest to `wanted`, which no true test image has touched."""
+    def best(self, latents: Mapping[str, Latents], wanted: Latents, *, ceiling: bool = False) -> np.ndarray:
+        """Draw candidates and keep those nearest to `wanted`, which no true test image has touched but for the ceiling."""
         return np.asarray(
             self.generator.generate_best(
                 latents,
@@ -70,6 +70,7 @@ class Drawing:
                 n_candidates=self.config.n_candidates,
                 chooser=self.chooser,
                 predicted=wanted,
+                ceiling=ceiling,
             ).images
         )
 
@@ -133,15 +134,13 @@ def reconstruct(
         "n_candidates": drawing.config.n_candidates,
     }
 
-    def drawn(name: str, latents: Mapping[str, Latents], wanted: Latents | None) -> np.ndarray:
-        content = [
-            data_hash(np.asarray(part.values)) for part in [*latents.values(), *([wanted] if wanted else [])]
-        ]
+    def drawn(
+        name: str, latents: Mapping[str, Latents], wanted: Latents, *, ceiling: bool = False
+    ) -> np.ndarray:
+        content = [data_hash(np.asarray(part.values)) for part in [*latents.values(), wanted]]
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            if wanted is None:
-                return {"images": drawing.generator.generate(latents, drawing.seeds)}, {}
-            return {"images": drawing.best(latents, wanted)}, {}
+            return {"images": drawing.best(latents, wanted, ceiling=ceiling)}, {}
 
         return steps.arrays(f"draw {name}", {**common, "latents": content}, compute)[0]["images"]
 
@@ -202,7 +201,8 @@ def _without_brain(
     else:
         images = drawn("category-only", {role: category[role] for role in roles}, category["retrieval"])
         sets.append(ReconstructionSet(control="category-only", images=images, seed=first.seed))
-    images = drawn("true-latent", {role: drawing.true(role, drawing.ids) for role in roles}, None)
+    true = {role: drawing.true(role, drawing.ids) for role in {*roles, "retrieval"}}
+    images = drawn("true-latent", {role: true[role] for role in roles}, true["retrieval"], ceiling=True)
     sets.append(ReconstructionSet(control="true-latent", images=images, seed=first.seed))
     return sets
 
@@ -218,7 +218,7 @@ def _nearest(
     height, width = drawing.stimuli.images([drawing.ids[0]]).shape[1:3]
 
     def compute() -> tuple[Arrays, dict[str, Any]]:
-        retriever = CosineRetriever("cosine-centred").fit(first.train["retrieval"], train)
+        retriever = CosineRetriever("cosine-centred").fit(first.train, train)
         finder = NearestTrain(
             retriever, train, drawing.stimuli.images, index, None if index is None else _redraw(height, width)
         )

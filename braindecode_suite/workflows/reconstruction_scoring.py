@@ -1,24 +1,26 @@
 """Reconstructed images to scores, every control beside the brain on the same images and seeds.
 
 Identification is two-way over a network that was neither target, nor condition, nor chooser; among all test images and
-among distractors matched to each. Paired differences say whether the brain beats each control, image by image.
+among distractors matched to each. Paired differences say whether the brain beats each control, image by image. Whatever a
+scorer sees, truths and distractors as much as reconstructions, has come to its size by the same function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isqrt
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from braindecode_suite.core.errors import MissingWeights
-from braindecode_suite.core.networks_scoring import weights_present
+from braindecode_suite.core.errors import InputError, MissingWeights
 from braindecode_suite.core.score import FIRST_FIVE, Score
 from braindecode_suite.metrics.bootstrap import bootstrap_mean, paired_difference
 from braindecode_suite.metrics.identification import (
     CHANCE,
+    correlation_distance_pairs,
     identification_pairs,
     matched_identification,
     matched_identification_pairs,
@@ -40,11 +42,13 @@ from braindecode_suite.metrics.scenes import MainObjects, scene_errors
 PIXEL_CONTROLS = ("mean-image", "flat-grey", "blurred-truth")
 SCENE_COLUMNS = ("category", "colour", "x", "y", "size")
 TINY_EVAL = "tiny-eval"
-MOST_SSIM_PIXELS = 200 * 200 * 64 * 64
-"""All-pairs SSIM is computed for the permutation chance up to this many pixels."""
+MOST_SSIM_PIXELS = 100 * 100 * 425 * 425
+"""All-pairs SSIM is computed for as many images as make at most this many pixels, about a minute of one core."""
 BLOCK = 100
 
 Features = Callable[[np.ndarray], np.ndarray]
+Values = dict[tuple[str, str, str], dict[str, np.ndarray]]
+"""Set to candidates to the value of each image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,6 +147,53 @@ def pixel_controls(truth: np.ndarray, train: np.ndarray) -> list[ReconstructionS
     ]
 
 
+def at_one_size(
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    train: np.ndarray,
+    distractors: np.ndarray | None,
+    protocol: Protocol,
+) -> tuple[list[ReconstructionSet], np.ndarray, np.ndarray, np.ndarray | None]:
+    """Bring everything that is scored to one size by one function: to the size of what is drawn, that of the first set.
+
+    Under protocol ``nsd`` all images stay as they are: every scorer brings them to 256 pixels itself, all alike.
+
+    Parameters
+    ----------
+    sets : sequence of ReconstructionSet
+    truth, train : array of uint8 of shape (images, height, width, 3)
+    distractors : array of uint8 of shape (images, candidates, height, width, 3) or None
+    protocol : {'native', 'nsd'}
+
+    Returns
+    -------
+    sets, truth, train, distractors
+    """
+    if protocol == "nsd":
+        return list(sets), truth, train, distractors
+    height, width = sets[0].images.shape[1:3]
+    if distractors is not None:
+        flat = to_size(distractors.reshape(-1, *distractors.shape[2:]), height, width)
+        distractors = flat.reshape(*distractors.shape[:2], *flat.shape[1:])
+    return (
+        [replace(one, images=to_size(one.images, height, width)) for one in sets],
+        to_size(truth, height, width),
+        to_size(train, height, width),
+        distractors,
+    )
+
+
+def to_size(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return uint8 images squeezed or stretched to a size, bicubic with antialiasing, as generators see their stimuli."""
+    from PIL import Image
+
+    if images.shape[1:3] == (height, width):
+        return images
+    return np.stack(
+        [np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BICUBIC)) for i in images]
+    )
+
+
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Return images in [0, 1] as uint8."""
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
@@ -156,12 +207,14 @@ def score_reconstructions(
     distractors: np.ndarray | None = None,
     attributes: pd.DataFrame | None = None,
     features: Features | None = None,
+    networks: Mapping[str, Features] | None = None,
 ) -> ReconstructionScores:
     """Score all sets; the first is the brain that is compared with the others.
 
     Parameters
     ----------
     sets : sequence of ReconstructionSet
+        Of the size of the truth, see `at_one_size`.
     truth : array of uint8 of shape (images, height, width, 3)
     settings : ReconstructionSettings
     distractors : array of uint8 of shape (images, candidates, height, width, 3), optional
@@ -170,11 +223,19 @@ def score_reconstructions(
         One row a test image, with the columns of SCENE_COLUMNS: the true main object.
     features : callable, optional
         Images to the features that identification compares; by default those of `settings.scorer`.
+    networks : dict of str to callable, optional
+        Published networks by name, images to features; by default those whose weights are here.
 
     Returns
     -------
     ReconstructionScores
+
+    Raises
+    ------
+    InputError
+        If images differ in size, but for protocol ``nsd``.
     """
+    _check_sizes(sets, truth, distractors, settings.protocol)
     found = ReconstructionScores()
     for one in sets:
         found.per_image[one.key] = {}
@@ -182,13 +243,29 @@ def score_reconstructions(
     if settings.scorer:
         _identification(found, sets, truth, distractors, settings, features)
     if settings.published:
-        _published(found, sets, truth, settings)
+        _published(found, sets, truth, settings, networks)
     if attributes is not None and settings.scorer == TINY_EVAL:
         try:
             _scene(found, sets, truth, attributes, settings)
         except MissingWeights as error:
             found.missing.append(f"errors of the decoded object: {error}")
     return found
+
+
+def _check_sizes(
+    sets: Sequence[ReconstructionSet], truth: np.ndarray, distractors: np.ndarray | None, protocol: Protocol
+) -> None:
+    sizes = [(one.control, one.images.shape[1:3]) for one in sets]
+    if distractors is not None:
+        sizes.append(("distractors", distractors.shape[2:4]))
+    for name, size in sizes:
+        if protocol != "nsd" and size != truth.shape[1:3]:
+            raise InputError(
+                f"images of {name}",
+                expected=f"the truth's {truth.shape[1]} x {truth.shape[2]} pixels",
+                found=f"{size[0]} x {size[1]}",
+                hint="bring all images to one size by `at_one_size`",
+            )
 
 
 def feature_function(scorer: str, protocol: Protocol) -> Features:
@@ -204,7 +281,7 @@ def feature_function(scorer: str, protocol: Protocol) -> Features:
         from braindecode_suite.metrics.tiny_eval import tiny_eval_features
 
         network = load_tiny_eval()
-        return lambda images: tiny_eval_features(images, network)
+        return lambda images: tiny_eval_features(images, network, protocol=protocol)
     from braindecode_suite.core.networks_scoring import feature_network
     from braindecode_suite.metrics.networks import network_features
 
@@ -249,9 +326,7 @@ def _without_duplicates(row: Score, values: np.ndarray, settings: Reconstruction
             row,
             n=int((~similar).sum()),
             candidates="no-near-duplicates",
-            chance=row.chance
-            if row.metric == "identification"
-            else None,  # a permutation mean is of all images
+            chance=row.chance if row.candidates else None,  # a permutation mean is of all images
             value=interval.value,
             ci_low=interval.low,
             ci_high=interval.high,
@@ -293,26 +368,46 @@ def _pixels(
     truth: np.ndarray,
     settings: ReconstructionSettings,
 ) -> None:
-    side = 425 if settings.protocol == "nsd" else truth.shape[1]
-    affordable = {"pixcorr": True, "ssim": len(truth) ** 2 * side**2 <= MOST_SSIM_PIXELS}
-    metrics: Mapping[str, tuple[Any, Any]] = {"pixcorr": (pixcorr, pixcorr_pairs), "ssim": (ssim, ssim_pairs)}
+    metrics: Mapping[str, Any] = {"pixcorr": pixcorr, "ssim": ssim}
     for one in sets:
         base = _base(one, len(truth), settings)
-        recon = _sized(one.images, truth, settings.protocol)
-        for metric, (score_of, pairs_of) in metrics.items():
-            values = score_of(truth, recon, protocol=settings.protocol)
+        for metric, score_of in metrics.items():
+            values = score_of(truth, one.images, protocol=settings.protocol)
             found.per_image[one.key][metric] = values
             row = _plain(base, values, settings, metric=metric)
-            if one.control == "brain" and affordable[metric]:
-                pairs = _pairs(pairs_of, truth, recon, settings.protocol)
-                test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations)
-                row = replace(row, chance=test.chance, p_value=test.p_value, p_correction=test.correction)
+            if one.control == "brain":
+                row = replace(row, **_pixel_test(metric, truth, one.images, settings))
             found.scores.append(row)
             if one.control == "brain":
                 found.scores += _without_duplicates(row, values, settings)
     for one in sets:
         if one.control == "brain":
             _pixel_differences(found, one, sets, len(truth), settings)
+
+
+def _pixel_test(
+    metric: str, truth: np.ndarray, recon: np.ndarray, settings: ReconstructionSettings
+) -> dict[str, Any]:
+    """Return chance and p by permutation; of SSIM on a random part of the images where all pairs are too many."""
+    chosen, pairs_of = np.arange(len(truth)), pixcorr_pairs
+    if metric == "ssim":
+        chosen, pairs_of = _affordable(truth, settings), ssim_pairs
+    pairs = _pairs(pairs_of, truth[chosen], recon[chosen], settings.protocol)
+    test = permute_images(pairs, seed=settings.seed, n_permutations=settings.n_permutations)
+    correction = test.correction
+    if len(chosen) < len(truth):
+        correction += f", chance and p from {len(chosen)} of {len(truth)} images drawn at random"
+    return {"chance": test.chance, "p_value": test.p_value, "p_correction": correction}
+
+
+def _affordable(truth: np.ndarray, settings: ReconstructionSettings) -> np.ndarray:
+    """Return the images whose pairs all-pairs SSIM can afford, drawn with the seed: the same ones for every set."""
+    pixels = 425 * 425 if settings.protocol == "nsd" else truth.shape[1] * truth.shape[2]
+    most = max(2, isqrt(MOST_SSIM_PIXELS // pixels))
+    if most >= len(truth):
+        return np.arange(len(truth))
+    rng = np.random.default_rng([settings.seed, 19])
+    return np.sort(rng.choice(len(truth), most, replace=False))
 
 
 def _pixel_differences(
@@ -343,20 +438,9 @@ def _pixel_differences(
             )
 
 
-def to_size(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return uint8 images squeezed or stretched to a size, bicubic with antialiasing, as generators see their stimuli."""
-    from PIL import Image
-
-    if images.shape[1:3] == (height, width):
-        return images
-    return np.stack(
-        [np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BICUBIC)) for i in images]
-    )
-
-
-def _sized(images: np.ndarray, truth: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Bring images to the size of the truth; protocol ``nsd`` resizes by itself."""
-    return images if protocol == "nsd" else to_size(images, truth.shape[1], truth.shape[2])
+def _compared(sets: Sequence[ReconstructionSet]) -> list[ReconstructionSet]:
+    """Return the sets that networks look at."""
+    return [one for one in sets if one.stage == "final" or one.control in ("mean-image", "blurred-truth")]
 
 
 def _identification(
@@ -378,8 +462,7 @@ def _identification(
         flat = features(distractors.reshape(-1, *distractors.shape[2:]))
         candidates = flat.reshape(*distractors.shape[:2], -1)
     scorer = f"{settings.scorer} (circular)" if settings.scorer in settings.circular else settings.scorer
-    values: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-    scored = [one for one in sets if one.stage == "final" or one.control in ("mean-image", "blurred-truth")]
+    scored, values = _compared(sets), Values()
     for one in scored:
         recon = features(one.images)
         base = replace(
@@ -401,19 +484,19 @@ def _identification(
             found.scores.append(row)
             if one.control == "brain" and name == ("all" if candidates is None else "matched"):
                 found.scores += _without_duplicates(row, per_image, settings)
-    _identification_differences(found, scored, values, len(truth), scorer, settings)
+    base = replace(_base(scored[0], len(truth), settings), metric="identification", scorer=scorer)
+    _network_differences(found, scored, values, base, settings)
 
 
-def _identification_differences(
+def _network_differences(
     found: ReconstructionScores,
     scored: Sequence[ReconstructionSet],
-    values: Mapping[tuple[str, str, str], Mapping[str, np.ndarray]],
-    n: int,
-    scorer: str,
+    values: Values,
+    base: Score,
     settings: ReconstructionSettings,
 ) -> None:
+    """Add what a network sees of the first set minus what it sees of every control and of the baseline."""
     brain = scored[0]
-    base = replace(_base(brain, n, settings), metric="identification", scorer=scorer)
     for other in scored[1:]:
         if other.control not in (*FIRST_FIVE, "brain", "true-latent", "mean-image"):
             continue
@@ -438,33 +521,65 @@ def _published(
     sets: Sequence[ReconstructionSet],
     truth: np.ndarray,
     settings: ReconstructionSettings,
+    networks: Mapping[str, Features] | None,
 ) -> None:
-    from braindecode_suite.metrics.networks import PUBLISHED, available_scorers, network_score
+    from braindecode_suite.metrics.networks import PUBLISHED, available_scorers
 
-    for availability in available_scorers():
-        if availability.name not in PUBLISHED:
+    if networks is not None:
+        for name, features in networks.items():
+            _published_score(found, sets, truth, settings, name, features)
+        return
+    for scorer in available_scorers():
+        if scorer.name not in PUBLISHED:
             continue
-        if not weights_present(availability.name):
-            found.missing.append(f"{availability.name}: {availability.note}")
-            continue
-        published = PUBLISHED[availability.name]
-        circular = " (circular)" if availability.name in settings.circular else ""
-        for one in sets:
-            if one.stage != "final":
-                continue
-            recon = _sized(one.images, truth, settings.protocol)
-            values = network_score(availability.name, truth, recon, protocol=settings.protocol)
-            found.scores.append(
-                _plain(
-                    _base(one, len(truth), settings),
-                    values,
-                    settings,
-                    metric=availability.name,
-                    scorer=f"{published.network}{circular}",
-                    candidates="all" if published.kind == "identification" else "",
-                    chance=published.chance,
-                )
+        if scorer.available:
+            features = feature_function(scorer.name, settings.protocol)
+            _published_score(found, sets, truth, settings, scorer.name, features)
+        else:
+            found.missing.append(f"{scorer.name}: {scorer.note}")
+
+
+def _published_score(
+    found: ReconstructionScores,
+    sets: Sequence[ReconstructionSet],
+    truth: np.ndarray,
+    settings: ReconstructionSettings,
+    name: str,
+    features: Features,
+) -> None:
+    from braindecode_suite.metrics.networks import PUBLISHED
+
+    published = PUBLISHED[name]
+    identifies = published.kind == "identification"
+    pairs_of = identification_pairs if identifies else correlation_distance_pairs
+    tail: Tail = "greater" if identifies else "less"
+    candidates = "all" if identifies else ""
+    scorer = f"{published.network} (circular)" if name in settings.circular else published.network
+    true = features(truth)
+    scored, values = _compared(sets), Values()
+    for one in scored:
+        pairs = pairs_of(true, features(one.images))
+        per_image = np.diag(pairs)
+        values[one.key] = {candidates: per_image}
+        base = replace(
+            _base(one, len(truth), settings),
+            metric=name,
+            scorer=scorer,
+            candidates=candidates,
+            chance=published.chance,
+        )
+        row = _plain(base, per_image, settings)
+        if one.control == "brain":
+            test = permute_images(
+                pairs, seed=settings.seed, n_permutations=settings.n_permutations, tail=tail
             )
+            chance = test.chance if published.chance is None else published.chance
+            row = replace(row, chance=chance, p_value=test.p_value, p_correction=test.correction)
+        found.scores.append(row)
+        if one.control == "brain":
+            found.scores += _without_duplicates(row, per_image, settings)
+    base = replace(_base(scored[0], len(truth), settings), metric=name, scorer=scorer)
+    _network_differences(found, scored, values, base, settings)
 
 
 def _scene(
@@ -491,7 +606,7 @@ def _scene(
     )
     perfect = ReconstructionSet(control="true-image", images=truth, stage="")
     for one in [perfect, *(s for s in sets if s.stage == "final")]:
-        decoded = read_main_objects(one.images, network)
+        decoded = read_main_objects(one.images, network, protocol=settings.protocol)
         errors = scene_errors(true, decoded)
         values = {
             "category_accuracy": errors.category_right,

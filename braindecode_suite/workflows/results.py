@@ -18,9 +18,11 @@ from braindecode_suite import __version__
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.score import Score, write_scores
-from braindecode_suite.core.spaces import ParcelSpace, Space, SurfaceSpace, VoxelSpace
+from braindecode_suite.core.spaces import Space
+from braindecode_suite.workflows.brain_maps import BrainMap, brain_facts, write_maps
 from braindecode_suite.workflows.steps import write_arrays
 
+DESCRIPTION = "dataset_description.json"
 IGNORED = ("*.html", "desc-*_scores.tsv", "models/", "logs/", "work/", "sub-*/decoding/", ".*")
 RETRIEVAL_COLUMNS = [
     "stimulus_id",
@@ -107,8 +109,8 @@ class SubjectResults:
         Rows of PREDICTION_COLUMNS: the class of every tested example, true and predicted.
     history : list of dict
         One row a model, seed and epoch.
-    maps : dict of str to array of shape (units,)
-        Written as ``stat-<name>_statmap.nii.gz`` where `space` is a volume, ``.shape.gii`` a hemisphere where it is a surface.
+    maps : dict of str to BrainMap, or to array of shape (units,) or (maps, units)
+        A value for every unit, by a BIDS label; written through `space` (`brain_maps.write_maps`).
     space : Space or None
     models : dict of str to Path
         File name in the model folder to the file to copy there.
@@ -126,7 +128,7 @@ class SubjectResults:
     images: list[ResultImage] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    maps: dict[str, BrainMap | np.ndarray] = field(default_factory=dict)
     space: Space | None = None
     models: dict[str, Path] = field(default_factory=dict)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -153,25 +155,24 @@ def model_dir(output_dir: Path, subject: str, label: str) -> Path:
     return output_dir / "models" / f"sub-{subject}_desc-{label}"
 
 
-def prepare_output(output_dir: Path, sources: list[dict[str, str]] | None = None) -> None:
+def prepare_output(output_dir: Path, source: Mapping[str, Any] | None = None) -> None:
     """Make the results folder and its BIDS files; a folder that cannot be written is an `InputError`.
 
     Parameters
     ----------
     output_dir : Path
-    sources : list of dict, optional
-        ``SourceDatasets`` of the dataset description; a folder with results of other datasets is an `InputError`.
+    source : mapping, optional
+        The dataset that is decoded: ``Name`` and, where a name does not say whose recordings they are, ``Identity``: a hash by
+        subject (see `core.protocols.FolderDataset`). By default what the folder says already.
+
+    Raises
+    ------
+    InputError
+        If the folder holds results of another dataset, or cannot be written.
     """
-    description = output_dir / "dataset_description.json"
-    if description.is_file():
-        before = json.loads(description.read_text(encoding="utf-8")).get("SourceDatasets", [])
-        if before != (sources or []):
-            raise InputError(
-                description,
-                expected=f"results of {_names(sources or [])}",
-                found=f"results of {_names(before)}",
-                hint="give each dataset an output folder of its own",
-            )
+    before = read_source(output_dir)
+    source = _merge_sources(output_dir, before, before if source is None else source)
+    description = output_dir / DESCRIPTION
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         probe = output_dir / f".write-test-{uuid4().hex}"
@@ -186,14 +187,52 @@ def prepare_output(output_dir: Path, sources: list[dict[str, str]] | None = None
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "braindecode_suite", "Version": __version__}],
-        "SourceDatasets": sources or [],
+        "SourceDatasets": [source] if source else [],
     }
     write_json(description, content)
     write_text(output_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
 
 
-def _names(sources: list[dict[str, str]]) -> str:
-    return ", ".join(source.get("Name", "an unnamed dataset") for source in sources) or "no dataset"
+def read_source(output_dir: Path) -> dict[str, Any]:
+    """Return what a results folder says of the dataset that it was made of; empty where nothing is said."""
+    path = output_dir / DESCRIPTION
+    if not path.is_file():
+        return {}
+    try:
+        sources = json.loads(path.read_text(encoding="utf-8")).get("SourceDatasets", [])
+        return dict(sources[0]) if sources else {}
+    except (OSError, ValueError, AttributeError, TypeError, LookupError) as error:
+        raise InputError(path, expected="a dataset description (JSON)", found=str(error)) from error
+
+
+def _merge_sources(output_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the dataset; another one than before is an `InputError`.
+
+    Of the subjects known before and now one must be the same: subjects may be added, one may have changed.
+    """
+    if not before:
+        return dict(now)
+    path, name = output_dir / DESCRIPTION, now.get("Name")
+    if name != before.get("Name"):
+        raise InputError(
+            path,
+            expected=f"results of {name}",
+            found=f"results of {before.get('Name')}",
+            hint="give each dataset an output folder of its own",
+        )
+    old, new = before.get("Identity", {}), now.get("Identity", {})
+    common = sorted(old.keys() & new.keys())
+    if old and new and not any(old[subject] == new[subject] for subject in common):
+        raise InputError(
+            path,
+            expected=f"results of this folder of {name}",
+            found=f"results of another one, whose sub-{common[0]} has other recordings"
+            if common
+            else f"results of another one, of sub-{', sub-'.join(sorted(old))}",
+            hint="give each dataset an output folder of its own; if it was corrected since, delete this file",
+        )
+    identity = {**old, **new}
+    return {**before, **now, **({"Identity": identity} if identity else {})}
 
 
 def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> None:
@@ -216,7 +255,7 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
     _write_table(path("history.tsv"), results.history, history_columns)
     rows = [_write_image(base, label, image) for image in results.images]
     _write_table(path("images.tsv"), rows, IMAGE_COLUMNS)
-    _write_maps(results, path)
+    write_maps(results.space, results.maps, path)
     if results.models:
         folder = model_dir(staging, subject, label)
         folder.mkdir(parents=True)
@@ -224,7 +263,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
             shutil.copyfile(source, folder / name)
         write_json(folder / "config.json", results.model_config)
         write_text(folder / "README.md", results.model_card)
-    write_json(path("facts.json"), results.facts)
+    brain = {"brain": brain_facts(results.space, results.maps)} if results.maps else {}
+    write_json(path("facts.json"), {**results.facts, **brain})
 
 
 def publish(staging: Path, output_dir: Path, subject: str, label: str) -> None:
@@ -237,8 +277,7 @@ def publish(staging: Path, output_dir: Path, subject: str, label: str) -> None:
     for new in source.glob(f"sub-{subject}_desc-{label}_*"):
         os.replace(new, place / new.name)
     _swap(source / "images" / f"desc-{label}", place / "images" / f"desc-{label}")
-    if model_dir(staging, subject, label).is_dir():
-        _swap(model_dir(staging, subject, label), model_dir(output_dir, subject, label))
+    _swap(model_dir(staging, subject, label), model_dir(output_dir, subject, label))
     report = staging / f"sub-{subject}.html"
     if report.is_file():
         os.replace(report, output_dir / report.name)
@@ -278,19 +317,3 @@ def _write_image(base: Path, label: str, image: ResultImage) -> dict[str, Any]:
     Image.fromarray(pixels).save(path)
     row = {column: getattr(image, column, None) for column in IMAGE_COLUMNS}
     return {**row, "path": str(path.relative_to(base))}
-
-
-def _write_maps(results: SubjectResults, path: Any) -> None:
-    """Write maps back onto the brain: NIfTI of a volume or of parcels with a volume, a GIFTI a hemisphere of a surface."""
-    space = results.space
-    if isinstance(space, SurfaceSpace):
-        for name, values in results.maps.items():
-            for side, image in space.inverse_transform(values).items():
-                image.to_filename(path(f"hemi-{side[0].upper()}_stat-{name}_statmap.shape.gii"))
-        return
-    if isinstance(space, ParcelSpace) and space.volume is None:
-        return
-    if isinstance(space, VoxelSpace | ParcelSpace):
-        for name, values in results.maps.items():
-            space.inverse_transform(values).to_filename(path(f"stat-{name}_statmap.nii.gz"))
-        space.inverse_transform(np.ones(space.n_units, np.float32)).to_filename(path("mask.nii.gz"))

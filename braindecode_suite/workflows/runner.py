@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from braindecode_suite.core.config import build_options
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.manifest import PeakMemory, RunLog, library_versions
-from braindecode_suite.core.protocols import Dataset, SimulatedDataset
+from braindecode_suite.core.protocols import Dataset, FolderDataset, SimulatedDataset
 from braindecode_suite.workflows.configuration import config_dict
 from braindecode_suite.workflows.job import Job, Workflow, WorkflowConfig
 from braindecode_suite.workflows.results import (
@@ -24,6 +25,7 @@ from braindecode_suite.workflows.results import (
     decoding_dir,
     prepare_output,
     publish,
+    read_source,
     result_path,
     stage,
 )
@@ -97,10 +99,11 @@ def run_participants(run: Run) -> int:
     """
     if run.reports_only:
         return _render_all(run)
+    build_options(run.dataset.options_class, run.config.dataset_options, run.dataset.card.name)
     if run.dry_run:
         return _print_plan(run)
     check_data(run)
-    prepare_output(run.output_dir, [{"Name": run.dataset.card.name}])
+    prepare_output(run.output_dir, describe_source(run))
     data_dir = prepare_data(run)
     subjects = _subjects(run, data_dir)
     outcomes = [_one_subject(replace(run, data_dir=data_dir), subject) for subject in subjects]
@@ -134,6 +137,17 @@ def check_data(run: Run) -> None:
         )
     if not data_dir.is_dir():
         raise InputError(data_dir, expected="the folder of the data (`--data-dir`)", found="nothing there")
+
+
+def describe_source(run: Run) -> dict[str, Any]:
+    """Return what the results folder records of the dataset: its name and, where that is not enough, who its subjects are."""
+    source: dict[str, Any] = {"Name": run.dataset.card.name}
+    if isinstance(run.dataset, FolderDataset):
+        data_dir = data_folder(run)
+        known = read_source(run.output_dir).get("Identity", {})
+        subjects = {*(run.subjects or run.dataset.subjects(data_dir)), *known}
+        source["Identity"] = run.dataset.identity(data_dir, sorted(subjects))
+    return source
 
 
 def prepare_data(run: Run) -> Path:

@@ -1,5 +1,8 @@
 """Latents to retrieval scores: every model raw, centred and with CSLS, in both directions, with chance, interval and p.
 
+Centring takes the means of training images. CSLS takes its hubs from validation images: they belong to the training part,
+but no model was fitted on them, so that their predictions lie about as far from their truths as those of new images do.
+
 A query's values are averaged over seeds before anything is resampled. Intervals come from a bootstrap of images and are
 conditional on the gallery and the models; permutations move whole images with the models fixed.
 """
@@ -17,6 +20,7 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.metrics.bootstrap import bootstrap_mean, bootstrap_statistic, paired_difference
 from braindecode_suite.metrics.permutation import permute_images
 from braindecode_suite.metrics.retrieval import (
+    CSLS_NEIGHBOURS,
     SIMILARITIES,
     Direction,
     TrainingReference,
@@ -47,6 +51,8 @@ class Predicted:
         One row a test trial.
     train : Latents
         One row a training image (averaged over its trials).
+    validation : Latents, optional
+        One row a validation image, which the model was not fitted on; CSLS needs them.
     control : str
         ``brain``, or ``shuffled-train`` for a model that was fitted on shuffled pairs.
     """
@@ -55,6 +61,7 @@ class Predicted:
     seed: str
     test: Latents
     train: Latents
+    validation: Latents | None = None
     control: str = "brain"
 
 
@@ -94,16 +101,22 @@ class Settings:
 
 @dataclass(kw_only=True, eq=False)
 class RetrievalScores:
-    """Rows for the score table, the similarity matrices and the rank of every query."""
+    """Rows for the score table, similarity matrices, the rank of every query, and what was left out and why."""
 
     scores: list[Score] = field(default_factory=list)
     similarity: dict[str, np.ndarray] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     hub_skewness: dict[str, float] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
 
 def score_retrieval(
-    models: Sequence[Predicted], train_true: Latents, gallery: Latents, settings: Settings
+    models: Sequence[Predicted],
+    train_true: Latents,
+    gallery: Latents,
+    settings: Settings,
+    *,
+    validation_true: Latents | None = None,
 ) -> RetrievalScores:
     """Score all models on one gallery of unique test images.
 
@@ -116,15 +129,25 @@ def score_retrieval(
     gallery : Latents
         True latents of the test images, each once.
     settings : Settings
+    validation_true : Latents, optional
+        True latents of the validation images. With fewer of them than CSLS has neighbours, or without the predictions of a
+        model, CSLS is left out for all models and `missing` says so.
 
     Returns
     -------
     RetrievalScores
     """
     found = RetrievalScores()
+    scorers: tuple[str, ...] = HEADLINE_ONLY if settings.brief else SIMILARITIES
+    n_hubs = min(0 if of is None else len(of) for of in (validation_true, *(m.validation for m in models)))
+    if not settings.brief and n_hubs < CSLS_NEIGHBOURS:
+        scorers = tuple(how for how in scorers if how != "csls")
+        found.missing.append(
+            f"CSLS: it takes its hubs from validation images and needs at least {CSLS_NEIGHBOURS} of them; {n_hubs} were given"
+        )
     groups: dict[tuple[str, str], list[_Queries]] = {}
     for predicted in models:
-        queries = _Queries(predicted, train_true, gallery, HEADLINE_ONLY if settings.brief else SIMILARITIES)
+        queries = _Queries(predicted, train_true, validation_true, gallery, scorers)
         groups.setdefault((predicted.model, predicted.control), []).append(queries)
     for seeds in groups.values():
         _score_model(found, seeds, settings)
@@ -141,16 +164,31 @@ class _Queries:
     """One model and seed against the gallery: similarity and values under every scorer."""
 
     def __init__(
-        self, predicted: Predicted, train_true: Latents, gallery: Latents, scorers: Sequence[str]
+        self,
+        predicted: Predicted,
+        train_true: Latents,
+        validation_true: Latents | None,
+        gallery: Latents,
+        scorers: Sequence[str],
     ) -> None:
         check_same_target(predicted.test, predicted.train, train_true, gallery)
         self.predicted, self.gallery = predicted, gallery
-        reference = TrainingReference(predicted=predicted.train.flat, true=train_true.flat)
+        means = TrainingReference(predicted=predicted.train.flat, true=train_true.flat)
+        references = dict.fromkeys(scorers, means)
+        if "csls" in references:
+            assert predicted.validation is not None
+            assert validation_true is not None
+            check_same_target(gallery, predicted.validation, validation_true)
+            references["csls"] = TrainingReference(
+                predicted=predicted.validation.flat, true=validation_true.flat
+            )
         mean = predicted.test.mean_by_stimulus().select(gallery.ids)
         self.truth = np.arange(len(gallery))
         self.scorers = tuple(scorers)
-        self.similarity = {how: similarity(mean.flat, gallery.flat, how, reference) for how in scorers}
-        self.single = similarity(predicted.test.flat, gallery.flat, HEADLINE_SCORER, reference)
+        self.similarity = {
+            how: similarity(mean.flat, gallery.flat, how, of) for how, of in references.items()
+        }
+        self.single = similarity(predicted.test.flat, gallery.flat, HEADLINE_SCORER, means)
         column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
         self.single_truth = np.array([column[i] for i in predicted.test.ids], int)
         self.n_repeats = len(predicted.test) / len(gallery)

@@ -101,11 +101,6 @@ class Steps:
             write_json(manifest, {"key": {**self.base, **key}, "code": code_version(), "facts": facts})
             return arrays, json.loads(manifest.read_text(encoding="utf-8"))["facts"]
 
-    def is_done(self, name: str, key: Mapping[str, Any]) -> bool:
-        """Tell whether `arrays` would read this step back."""
-        path = self.path(name, key, ".npz")
-        return path.is_file() and path.with_suffix(".json").is_file()
-
     @contextmanager
     def block(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a step that keeps nothing."""
