@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from scipy.stats import bootstrap
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
@@ -33,7 +34,6 @@ from braindecode_suite.workflows.encode_scoring import (
     choose_best,
     corrected,
     find_sets,
-    percentiles,
 )
 
 STEM = "sub-01/decoding/sub-01_desc-encode_"
@@ -288,9 +288,25 @@ def test_the_choice_looks_at_validation_predictions_only() -> None:
     assert choose_best([by_test, by_validation], held, sets) == {"": "y"}
 
 
-def test_intervals_of_squares_are_centred_on_the_value() -> None:
-    assert percentiles(np.linspace(1, 3, 1001)) == pytest.approx((1.05, 2.95))
-    assert percentiles(np.linspace(1, 3, 1001), centre=0.5) == pytest.approx((-0.45, 1.45))
+def test_intervals_of_normalised_scores_are_the_bca_of_scipy() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.standard_normal((40, 3))
+    predicted = 0.6 * truth + rng.standard_normal(truth.shape)
+    model = predictions("a", predicted.astype(np.float32))
+    rows = scored(truth.astype(np.float32), [model], n_bootstrap=6000).plain_rows(model)
+    row = next(row for row in rows if row.scorer.startswith("unclipped"))
+
+    def statistic(images: np.ndarray) -> float:
+        r = encoding_r(truth[images.astype(int)], predicted[images.astype(int)])
+        return float((np.sign(r) * r**2).sum() / (3 * 0.5))
+
+    peer = bootstrap((np.arange(40),), statistic, vectorized=False, n_resamples=6000, rng=7)
+    ends = peer.confidence_interval
+    assert row.value == pytest.approx(statistic(np.arange(40)), abs=1e-6)
+    assert (row.ci_low, row.ci_high) == pytest.approx((ends.low, ends.high), abs=0.02)
+    assert (
+        abs(np.quantile(peer.bootstrap_distribution, 0.025) - ends.low) > 0.02
+    )  # a percentile interval is seen
 
 
 def test_only_regions_are_corrected_for_their_number() -> None:

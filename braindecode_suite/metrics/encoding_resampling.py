@@ -52,6 +52,23 @@ def draw_weights(n_images: int, n_resamples: int, *, seed: int, units: ArrayLike
     return times[:, index].astype(np.float64)
 
 
+def leave_one_out(n_images: int, units: ArrayLike | None = None) -> Floats:
+    """Return the weights that leave out one image at a time (all images of a unit, where units are given).
+
+    Returns
+    -------
+    array of shape (units, images)
+
+    Examples
+    --------
+    >>> leave_one_out(3, ["a", "b", "a"]).tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+    """
+    labels = np.arange(n_images) if units is None else np.asarray(units)
+    check_shape("units", labels, "images", images=n_images)
+    return (labels != np.unique(labels)[:, None]).astype(np.float64)
+
+
 def resampled_r(truth: ArrayLike, predicted: ArrayLike, weights: Floats) -> NDArray[np.float32]:
     """Correlate over weighted images, unit by unit.
 

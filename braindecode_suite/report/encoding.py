@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from braindecode_suite.report.wording import (
     DASH,
     integer,
     interval,
+    listed,
     missing,
     model_title,
     number,
@@ -32,6 +34,8 @@ MEAN = "mean over units"
 BEST_RIVAL, BEST_SINGLE = f"{MEAN}, best rival by validation", f"{MEAN}, best single model by validation"
 ALLOWED_LOSS = -0.01
 ALL_UNITS = "all units"
+SEVERAL = "2 or more objects"
+CATEGORY_REGIONS = "category regions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,8 @@ class Encoding:
     """The section of a report on encoding models."""
 
     regions: Table
-    normalised: Table | None
+    tests: Table | None
+    normalised: list[Table]
     gaps: FigureBlock | None
     objects: FigureBlock | None
     stack: FigureBlock | None
@@ -64,7 +69,8 @@ def encoding(results: Results) -> Encoding | None:
     shown = [ALL_UNITS, *mapping(known.get("groups"))]
     return Encoding(
         regions=region_table(results, scores, order),
-        normalised=normalised_table(results),
+        tests=tests_table(scores, results, order),
+        normalised=normalised_tables(results, scores, order),
         gaps=gap_figure(
             "gaps",
             {title: table for title, table in gaps.items() if len(table)},
@@ -131,38 +137,107 @@ def region_table(results: Results, scores: pd.DataFrame, order: list[str]) -> Ta
     return without_idle_columns(table)
 
 
-def normalised_table(results: Results) -> Table | None:
-    """Return the scores over all units the ways they can be averaged and normalised, a model a line."""
-    names = feature_names(results)
-    plain = where(results.scores, roi="", versus="", control="brain", target=next(iter(names), ""))
+def tests_table(scores: pd.DataFrame, results: Results, order: list[str]) -> Table | None:
+    """Return the gap to the best rival of every region with its interval and p, and whose gap the stack's is."""
+    features = next(iter(feature_names(results)), "")
+    cells = []
+    for roi in order:
+        line = [roi]
+        for scorer in (BEST_RIVAL, BEST_SINGLE):
+            found = where(scores, scorer=scorer, roi=roi, target=features)
+            if found.empty:
+                line += [DASH] * 3
+                continue
+            row = found.iloc[0]
+            line += [
+                model_title(row["versus"]),
+                f"{points('encoding_r', row['value'])} {interval_cell(row)}",
+                p_text(row["p_value"]),
+            ]
+        if any(cell != DASH for cell in line[1:]):
+            cells.append(line)
+    if not cells:
+        return None
+    title = model_title(results.primary)
+    headings = ["region", "best rival", f"{title} minus it", "p", "best single model", "stack minus it", "p"]
+    table = Table(
+        caption="Paired differences in mean r on the same images; rival and single model chosen on validation images",
+        headings=headings,
+        rows=cells,
+        numeric=[False, False, True, True, False, True, True],
+        note="p: two-sided, of regions corrected for their number (Benjamini and Hochberg); all units and groups are not.",
+    )
+    return without_idle_columns(table)
+
+
+def normalised_tables(results: Results, scores: pd.DataFrame, order: list[str]) -> list[Table]:
+    """Return the scores the ways they can be averaged and normalised: all units by model, then the headline by region."""
+    features = next(iter(feature_names(results)), "")
+    plain = where(scores, versus="", control="brain", target=features)
     plain = plain[plain["metric"].isin(["encoding_r", "encoding_r2_nc"]) & plain["ci_low"].notna()]
     columns = list(dict.fromkeys(zip(plain["metric"], plain["scorer"], strict=True)))
     if len(columns) < 2:
-        return None
-    cells = []
-    for model in results.models:
-        own = plain[plain["model"] == model]
-        if own.empty:
-            continue
-        line = [model_title(model)]
+        return []
+    titles = {"encoding_r": "r", "encoding_r2_nc": "r\u00b2 over the noise ceiling"}
+    headings = [*[f"{titles[metric]}, {scorer}" for metric, scorer in columns], "p of r"]
+
+    def cells(own: pd.DataFrame) -> list[str]:
+        line = []
         for metric, scorer in columns:
             found = where(own, metric=metric, scorer=scorer).to_dict("records")
             line.append(DASH if not found else f"{number(found[0]['value'])} {interval_cell(found[0])}")
-        cells.append([*line, p_text(own["p_value"].iloc[0])])
-    titles = {"encoding_r": "r", "encoding_r2_nc": "r\u00b2 over the noise ceiling"}
-    return Table(
-        caption="All units: means, medians, and the three ways of normalising",
-        headings=["model", *[f"{titles[metric]}, {scorer}" for metric, scorer in columns], "p of r"],
-        rows=cells,
-        numeric=[False] + [True] * (len(columns) + 1),
-    )
+        return [*line, p_text(own["p_value"].iloc[0])]
+
+    over_all = where(plain, roi=ALL_UNITS)
+    of_models = [(name, where(over_all, model=name)) for name in results.models]
+    of_regions = [(roi, where(plain, roi=roi, model=results.primary)) for roi in order]
+    tables = []
+    for first, caption, parts in (
+        ("model", "All units: means, medians, and the three ways of normalising", of_models),
+        ("region", f"The same of {model_title(results.primary)}, by region", of_regions),
+    ):
+        tables.append(
+            Table(
+                caption=caption,
+                headings=[first, *headings],
+                rows=[
+                    [name if first == "region" else model_title(name), *cells(own)]
+                    for name, own in parts
+                    if len(own)
+                ],
+                numeric=[False] + [True] * len(headings),
+            )
+        )
+    return tables
 
 
-def encoding_sentence(results: Results) -> str:
-    """Return the headline in words, empty where no responses were predicted."""
+def encoding_headlines(results: Results) -> list[tuple[str, str, pd.Series | None]]:
+    """Return title, meaning and score row of what the summary shows of encoding models."""
+    known = mapping(results.facts.get("encoding"))
+    if not known:
+        return []
+    pairs = [(ALL_UNITS, ""), *((name, name) for name in mapping(known.get("groups")))]
+    features = next(iter(feature_names(results)), "")
+    found: list[tuple[str, str, pd.Series | None]] = []
+    for title, roi in pairs:
+        row = pick(results, "encoding_r", model=results.primary, roi=roi, scorer=MEAN, target=features)
+        meaning = "Correlation of predicted with measured responses to new images, mean over units."
+        found.append((f"Predicts responses: {title}", meaning, row))
+    return found
+
+
+def rival_row(results: Results, row: pd.Series) -> pd.Series | None:
+    """Return the paired difference between an encoding score and that of the best rival by validation, or None."""
+    same = {name: row[name] for name in ("metric", "model", "roi", "target", "control")}
+    found = where(results.scores, scorer=BEST_RIVAL, **same)
+    return found.iloc[0] if row["metric"] == "encoding_r" and len(found) else None
+
+
+def encoding_sentences(results: Results) -> list[str]:
+    """Return what the intervals say, in sentences; none where no responses were predicted."""
     row = pick(results, "encoding_r", model=results.primary, scorer=MEAN)
     if row is None or not results.facts.get("encoding"):
-        return ""
+        return []
     words = f"{model_title(row['model'])} predicts responses to {integer(row['n'])} new images with a mean r of {number(row['value'])}"
     words += f" {interval(row['ci_low'], row['ci_high'])} over all units"
     aside = (
@@ -170,9 +245,71 @@ def encoding_sentence(results: Results) -> str:
     )
     aside += [] if missing(row["ceiling"]) else [f"ceiling {number(row['ceiling'])}"]
     words += f" ({'; '.join(aside)})" if aside else ""
-    gap = where(results.scores, scorer=BEST_RIVAL, roi="", target=row["target"], model=row["model"])
-    if len(gap):
-        best = gap.iloc[0]
-        words += f", {points('encoding_r', best['value'])} {interval(best['ci_low'], best['ci_high'], 'encoding_r', signed=True)}"
-        words += f" against the best rival by validation, {model_title(best['versus'])}"
-    return words + "."
+    best = rival_row(results, row)
+    if best is not None:
+        words += f", {_difference(best)} against the best rival by validation, {model_title(best['versus'])}"
+    found = [f"{words}.", _layers_sentence(results), _stack_sentence(results), _routing_sentence(results)]
+    return [f"{text[0].upper()}{text[1:]}" for text in found if text]
+
+
+def _difference(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return a paired difference with its interval."""
+    ends = interval(row["ci_low"], row["ci_high"], "encoding_r", signed=True)
+    return f"{points('encoding_r', row['value'])} {ends}"
+
+
+def _layers_sentence(results: Results) -> str:
+    """Say how large the gap is on each layer alone, where scenes have several objects, in each group of regions."""
+    _, *layers = feature_names(results).items() or [("", "")]
+    found = []
+    for group in list(mapping(mapping(results.facts.get("encoding")).get("groups")))[:1]:
+        for target, name in layers:
+            rows = where(
+                results.scores,
+                scorer=f"{BEST_RIVAL}, {SEVERAL}",
+                roi=group,
+                target=target,
+                model=results.primary,
+            )
+            found += [f"{_difference(row)} on {name} alone" for row in rows.to_dict("records")]
+        if found:
+            return f"On scenes of {SEVERAL} the gap in the {group} is {listed(found)}."
+    return ""
+
+
+def _stack_sentence(results: Results) -> str:
+    """Say what the stack gains, and in which region it may lose most."""
+    rows = where(results.scores, scorer=BEST_SINGLE, target=next(iter(feature_names(results)), ""))
+    regions = rows[rows["roi"].isin(regions_of(results))]
+    over_all = rows[rows["roi"] == ""]
+    if regions.empty or over_all.empty:
+        return ""
+    worst = regions.loc[regions["ci_low"].idxmin()]
+    within = int((regions["ci_low"] >= ALLOWED_LOSS).sum())
+    return (
+        f"The stack of all models gains {_difference(over_all.iloc[0])} over all units against the best single model; the lower "
+        f"end of the interval is at least {ALLOWED_LOSS:g} in {within} of {len(regions)} regions, and lowest in {worst['roi']} "
+        f"({number(worst['ci_low'])})."
+    )
+
+
+def _routing_sentence(results: Results) -> str:
+    """Say how much more attention falls on the own object, beside what a fit on shuffled pairs gives."""
+    rows = where(results.scores, metric="routing_ratio", roi=CATEGORY_REGIONS)
+    names, found = feature_names(results), []
+    for target in dict.fromkeys(rows["target"]):
+        own = where(rows, target=target, control="brain").to_dict("records")
+        null = where(rows, target=target, control="shuffled-train").to_dict("records")
+        for row in own:
+            words = f"{row['value']:.2f} {interval(row['ci_low'], row['ci_high'])} times on {names.get(target, target)}"
+            words += "".join(
+                f" (fitted on shuffled pairs {other['value']:.2f} {interval(other['ci_low'], other['ci_high'])})"
+                for other in null
+            )
+            found.append(words)
+    if not found:
+        return ""
+    return (
+        "Attention to the object of a region's own category, per area and above the mean map, over that to the other objects of "
+        f"the same image: {listed(found)}."
+    )

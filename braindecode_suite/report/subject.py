@@ -70,6 +70,12 @@ def write_subject_report(output_dir: Path, subject: str, workflow: str) -> Path:
     return path
 
 
+def _no_oracle(results: Results) -> str:
+    if results.simulated:
+        return "this workflow asks none; noise ceilings stand beside the scores that have one."
+    return "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification."
+
+
 def subject_context(results: Results) -> dict[str, Any]:
     """Return everything the template shows."""
     facts = results.facts
@@ -114,8 +120,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "scorers_missing": [str(note) for note in sequence(facts.get("scorers_missing"))],
         "generator": flat(mapping(facts.get("generator"))),
         "oracle": flat(mapping(facts.get("oracle"))),
-        "no_oracle": results.reason("oracle")
-        or "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification.",
+        "no_oracle": results.reason("oracle") or _no_oracle(results),
         "ceiling": ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle")),
         "groups": full_table(results.scores),
         "n_rows": len(results.scores),

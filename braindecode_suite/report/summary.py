@@ -9,7 +9,7 @@ import pandas as pd
 
 from braindecode_suite.core.score import FIRST_FIVE
 from braindecode_suite.report.classification import verdict_sentence
-from braindecode_suite.report.encoding import encoding_sentence
+from braindecode_suite.report.encoding import encoding_headlines, encoding_sentences, rival_row
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, pooled, seed_spread, tone, versus_row, where
 from braindecode_suite.report.wording import (
@@ -130,6 +130,7 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
             pick(results, "accuracy", model=model, splits=[f"{results.protocol}-new-images"]),
         )
     )
+    found += encoding_headlines(results)
     others = [
         name for name in results.scores["split"].unique() if "disjoint" in name and name != results.protocol
     ]
@@ -181,8 +182,8 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
         facts.append(("Spread", f"{ends} over {spread[0]} {runs}"))
     if row["split"]:
         facts.append(("Split", row["split"]))
-    baseline = versus_row(results, row, results.baseline) if results.baseline else None
-    verdicts = [] if baseline is None else [compare_words(baseline, model_title(results.baseline))]
+    baseline = versus_row(results, row, results.baseline) if results.baseline else rival_row(results, row)
+    verdicts = [] if baseline is None else [compare_words(baseline, model_title(baseline["versus"]))]
     for versus in ("mean-image", "null-condition"):
         difference = versus_row(results, row, versus)
         if difference is not None:
@@ -275,7 +276,7 @@ def verdict(results: Results) -> list[str]:
     """Return what the intervals say, in plain sentences."""
     found = [
         verdict_sentence(results),
-        encoding_sentence(results),
+        *encoding_sentences(results),
         _retrieval_sentence(results),
         *_pixel_sentences(results),
         *_control_sentences(results),

@@ -94,8 +94,8 @@ def methods(
         "of r kept, over all units and over those whose ceiling reaches "
         f"{config.threshold:g}. The ceiling of r is the mean root of the noise ceiling.",
         f"Statistics. Intervals are 95 % percentile bootstraps of {over}s ({config.n_bootstrap} resamples, the same for all "
-        "models and units), conditional on the models; those of normalised scores are centred on the value, since resampling noise "
-        "inflates squares. Chance and p-values of plain scores come from exchanging whole images "
+        "models and units), conditional on the models; those of normalised scores are BCa, which corrects for the noise that resampling "
+        "adds to squares. Chance and p-values of plain scores come from exchanging whole images "
         f"({config.n_permutations} permutations, all units together, models fixed). The p-value of a paired difference is "
         "two-sided and exchanges the two models' standardised predictions of whole images. P-values of regions are corrected for "
         "their number (Benjamini and Hochberg). The best rival of a region was chosen on validation images.",

@@ -18,6 +18,7 @@ from braindecode_suite.core.checks import check_option, check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.study import Study
+from braindecode_suite.metrics.bootstrap import Method, interval_ends
 from braindecode_suite.metrics.encoding import encoding_r
 from braindecode_suite.metrics.encoding_resampling import (
     CLIPPED,
@@ -28,6 +29,7 @@ from braindecode_suite.metrics.encoding_resampling import (
     UNCLIPPED,
     UnitSets,
     draw_weights,
+    leave_one_out,
     permuted_r,
     resampled_r,
     swapped_r,
@@ -35,6 +37,7 @@ from braindecode_suite.metrics.encoding_resampling import (
 from braindecode_suite.metrics.permutation import PermutationTest, false_discovery_rate, permutation_p
 
 ALL_UNITS = ""
+LEVEL = 0.95
 FEWEST_IMAGES = 8
 """Images that a subset must have to be scored on its own."""
 BEST_RIVAL, BEST_SINGLE = "best rival by validation", "best single model by validation"
@@ -237,6 +240,12 @@ class EncodingScores:
             self._resampled[key] = _mean_over(parts)
         return self._resampled[key]
 
+    def left_out(self, model: Predictions, statistics: tuple[str, ...]) -> Distribution:
+        """Return some statistics without each image (or concept), each of shape (images, sets)."""
+        weights = leave_one_out(len(self.truth), self.settings.units)
+        parts = [self.sets.summarise(resampled_r(self.truth, p, weights), statistics) for p in model.test]
+        return _mean_over(parts)
+
     def permuted(self, model: Predictions, statistics: tuple[str, ...]) -> Distribution:
         """Return some statistics after whole images were exchanged, each of shape (permutations, sets)."""
         parts = [self.sets.summarise(permuted_r(self.truth, p, self.orders), statistics) for p in model.test]
@@ -264,19 +273,24 @@ class EncodingScores:
     # ------------------------------------------------------------------------------------------------------- rows
 
     def plain_rows(self, model: Predictions, statistics: tuple[str, ...] | None = None) -> list[Score]:
-        """Return r and the normalised scores of every set (or some statistics), with interval, chance, p and ceiling."""
+        """Return r and the normalised scores of every set (or some statistics), with interval, chance, p and ceiling.
+
+        Resampling adds noise to r, and squares grow with it: normalised scores have BCa intervals, which correct for that.
+        """
         wanted = self.sets.statistics if statistics is None else statistics
         observed, boot, null = self.observed(model), self.resampled(model), self.permuted(model, wanted)
+        left_out = self.left_out(model, wanted)
         ceilings = self.sets.ceilings()
         rows: list[Score] = []
         for name in wanted:
+            method: Method = "bca" if name in R2_STATISTICS else "percentile"
             own: list[Score] = []
             for k, roi in enumerate(self.sets.names):
                 value = float(observed[name][0, k])
                 if not np.isfinite(value):
                     continue  # no unit reaches the threshold
                 test = self._test(value, null[name][:, k])
-                low, high = percentiles(boot[name][:, k], value if name in R2_STATISTICS else None)
+                low, high = interval_ends(value, boot[name][:, k], left_out[name][:, k], LEVEL, method)
                 own.append(
                     replace(
                         self._base(model, name),
@@ -478,17 +492,6 @@ def corrected(rows: Sequence[Score], groups: Sequence[str] = ()) -> list[Score]:
     for k, p in zip(at, adjusted, strict=True):
         result[k] = replace(rows[k], p_value=float(p), p_correction=CORRECTION)
     return result
-
-
-def percentiles(resampled: np.ndarray, centre: float | None = None) -> tuple[float, float]:
-    """Return the ends of the 95 % percentile interval.
-
-    Resampling adds noise to r, and squares of r grow with it: a statistic of squares is too large in the resamples. Their
-    mean is then shifted to `centre`, the value observed.
-    """
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    shift = 0.0 if centre is None else centre - float(resampled.mean())
-    return float(low) + shift, float(high) + shift
 
 
 def object_counts(study: Study, ids: Sequence[str]) -> dict[str, np.ndarray]:
