@@ -27,8 +27,9 @@ from braindecode_suite.encoders.attention_routing_task import (
     held_out_r,
 )
 from braindecode_suite.learning.ensembles import softmax_weights
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.responses import ImageRows, fit_scaler, image_means
-from braindecode_suite.learning.ridge import group_folds, ridge_cv
+from braindecode_suite.learning.ridge import ridge_cv
 from braindecode_suite.learning.routes import Routes
 from braindecode_suite.learning.routing import RoutingNetwork
 from braindecode_suite.learning.synthetic import (
@@ -386,7 +387,7 @@ def test_the_papers_settings_are_as_published() -> None:
     assert (training.epochs, training.batch_size, paper.overlap, paper.temperature) == (15, 16, "sum", 50.0)
 
 
-@pytest.mark.filterwarnings("default::braindecode_suite.learning.ridge.GridEdgeWarning")  # a tiny study
+@pytest.mark.filterwarnings("default::braindecode_suite.learning.ridge_warnings.RidgeWarning")  # a tiny study
 def test_the_examples_of_the_guide_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,10 +21,10 @@ from braindecode_suite.encoders import IMAGE_ENCODERS, receptive_field
 from braindecode_suite.encoders.receptive_field import ReceptiveFieldConfig
 from braindecode_suite.learning import kernel, regressors
 from braindecode_suite.learning.factorised import FactorisedReadout
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.kernel import inner_products, kernel_coordinates
 from braindecode_suite.learning.receptive_fields import candidate_fields, field_weights, pool_by_fields
 from braindecode_suite.learning.regressors import FlatTokens, fit_regressors, pool_tokens
-from braindecode_suite.learning.ridge import group_folds
 from braindecode_suite.learning.routes import Routes
 from braindecode_suite.learning.synthetic import NumberedStimuli, TableFeatures, rows_of
 from braindecode_suite.learning.training import TrainingConfig

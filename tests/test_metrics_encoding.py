@@ -5,12 +5,12 @@ import pytest
 import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import pdist, squareform
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.noise import noise_ceiling
 from braindecode_suite.metrics.classification import accuracy, balanced_accuracy
-from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc
+from braindecode_suite.metrics.encoding import encoding_r, encoding_r2, encoding_r2_nc, encoding_r2_split
 from braindecode_suite.metrics.rsa import dissimilarity, rsa
 
 
@@ -31,6 +31,45 @@ def test_constant_prediction_scores_zero_and_constant_unit_is_undefined(rng):
     r = encoding_r(truth, predicted)
     assert r[0] == 0
     assert_array_equal(np.isnan(r), [False, True, False])
+
+
+def test_encoding_r2_matches_scikit_learn_unit_by_unit(rng):
+    truth = rng.standard_normal((30, 5))
+    predicted = truth + rng.standard_normal((30, 5)) * np.array([0.1, 0.5, 1, 2, 4])
+    assert_allclose(encoding_r2(truth, predicted), r2_score(truth, predicted, multioutput="raw_values"))
+
+
+@pytest.mark.parametrize("score", [encoding_r, encoding_r2])
+def test_units_with_nan_or_without_variance_are_missing_and_never_zero(rng, score):
+    truth, predicted = rng.standard_normal((2, 30, 5))
+    whole = score(truth, predicted)
+    truth[3, 0], truth[:, 1], predicted[:, 2] = np.nan, 0.1, np.nan
+    scores = score(truth, predicted)
+    assert_array_equal(np.isnan(scores), [True, True, True, False, False])
+    assert_allclose(scores[3:], whole[3:])
+    assert np.isnan(score(np.full((4, 2), np.nan), np.zeros((4, 2)))).all()
+    counted = encoding_r2_nc(scores, np.full(5, 0.5))
+    assert (counted.n_units, counted.n_missing) == (2, 3)
+    predicted[0, 4] = np.nan  # of a unit otherwise predicted
+    with pytest.raises(InputError, match="`predicted`: expected finite values; found 1 NaN"):
+        score(truth, predicted)
+    truth[0, 3] = np.inf
+    with pytest.raises(InputError, match="`truth`: expected finite values"):
+        score(truth, predicted)
+
+
+def test_the_split_over_bands_is_himalayas_and_adds_up(rng):
+    himalaya = pytest.importorskip("himalaya.scoring", reason="himalaya is not installed")
+    parts = rng.standard_normal((3, 40, 6)) * np.array([1.0, 0.5, 0.1])[:, None, None]
+    truth = parts.sum(axis=0) + rng.standard_normal((40, 6)) + 3
+    centred = truth - truth.mean(axis=0), parts - parts.mean(axis=1, keepdims=True)
+    shares = encoding_r2_split(truth, parts)
+    assert_allclose(shares, himalaya.r2_score_split(*centred), rtol=1e-10)
+    assert_allclose(shares.sum(axis=0), encoding_r2(centred[0], centred[1].sum(axis=0)))
+    truth[:, 2] = 1.0
+    assert_array_equal(np.isnan(encoding_r2_split(truth, parts)).all(axis=0), np.arange(6) == 2)
+    with pytest.raises(InputError, match=r"`parts`: expected shape \(bands, images=40, units=6\)"):
+        encoding_r2_split(truth, parts[:, 1:])
 
 
 def test_noise_ceiling_is_nsd_formula_for_mixed_repeats():

@@ -9,8 +9,9 @@ import pytest
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.responses import ImageRows, fit_scaler, image_means
-from braindecode_suite.learning.ridge import group_folds, ridge_cv
+from braindecode_suite.learning.ridge import ridge_cv
 from braindecode_suite.metrics.retrieval import TrainingReference, ranks, similarity, top_k_random_gallery
 from braindecode_suite.workflows.controls import (
     category_latents,

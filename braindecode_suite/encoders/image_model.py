@@ -39,6 +39,7 @@ from braindecode_suite.learning.checkpoints import (
     recipe_tensors,
     save_model,
 )
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.regressors import placed_tokens
 from braindecode_suite.learning.responses import (
     ImageRows,
@@ -47,7 +48,6 @@ from braindecode_suite.learning.responses import (
     flatten_times,
     image_means,
 )
-from braindecode_suite.learning.ridge import group_folds
 
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(-5, 4, 19))
 """Tokens have a few strong dimensions and many weak ones: the best penalty may lie far below the mean eigenvalue."""

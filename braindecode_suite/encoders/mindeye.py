@@ -35,8 +35,9 @@ from braindecode_suite.learning.checkpoints import (
     save_model,
 )
 from braindecode_suite.learning.diffusion import seeded_noise
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, image_means, read_blocks
-from braindecode_suite.learning.ridge import cached_ridge_cv, group_folds
+from braindecode_suite.learning.ridge import cached_ridge_cv
 from braindecode_suite.learning.target_space import TargetScaler
 from braindecode_suite.learning.training import train as run_training
 

@@ -11,7 +11,7 @@ from braindecode_suite.core.config import Config
 from braindecode_suite.learning.diffusion_prior import PriorConfig
 from braindecode_suite.learning.layers import BackboneConfig
 from braindecode_suite.learning.low_level import LowLevelConfig
-from braindecode_suite.learning.ridge import RELATIVE_ALPHAS
+from braindecode_suite.learning.penalties import RELATIVE_ALPHAS
 from braindecode_suite.learning.training import TrainingConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -25,8 +25,10 @@ from braindecode_suite.learning.checkpoints import (
     recipe_tensors,
     save_model,
 )
+from braindecode_suite.learning.folds import group_folds
+from braindecode_suite.learning.penalties import RELATIVE_ALPHAS
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, fit_scaler, image_means, read_blocks
-from braindecode_suite.learning.ridge import RELATIVE_ALPHAS, cached_ridge_cv, group_folds
+from braindecode_suite.learning.ridge import cached_ridge_cv
 
 
 class RidgeConfig(Config):
@@ -66,9 +68,9 @@ class RidgeEncoder:
     history_ : list
         Empty: the solution is closed form.
     penalties_ : dict of str to array of shape (subjects, dimensions)
-        Chosen penalties by role.
+        Chosen penalties by role; NaN for a dimension that never varies.
     cv_r2_ : dict of str to array of shape (subjects, dimensions)
-        Cross-validated share of variance explained, by role.
+        Cross-validated share of variance explained, by role; NaN for a dimension that never varies.
     """
 
     config_class: ClassVar[type[RidgeConfig]] = RidgeConfig
@@ -138,7 +140,7 @@ class RidgeEncoder:
             folds=folds,
             alphas=self.config.alphas,
         )
-        return _SubjectMap(scaler, fit.coef, fit.intercept), fit.alpha, fit.cv_r2.max(axis=0)
+        return _SubjectMap(scaler, fit.coef, fit.intercept), fit.alpha, np.fmax.reduce(fit.cv_r2, axis=0)
 
     def predict(self, cohort: Cohort, seed: int = 0) -> dict[str, Latents]:
         """Return one row of latents for each row of the cohort, in order; `seed` changes nothing."""

@@ -32,8 +32,8 @@ from braindecode_suite.learning.checkpoints import (
     recipe_tensors,
     save_model,
 )
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, flatten_times, image_means
-from braindecode_suite.learning.ridge import group_folds
 from braindecode_suite.learning.stacking import combine, stacking_weights
 
 IMAGES_AT_ONCE = 64

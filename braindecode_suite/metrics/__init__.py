@@ -21,6 +21,7 @@ METRICS = Registry(
         "median-relative-rank": "braindecode_suite.metrics.retrieval:median_relative_rank",
         "accuracy": "braindecode_suite.metrics.classification:accuracy",
         "encoding-r": "braindecode_suite.metrics.encoding:encoding_r",
+        "encoding-r2": "braindecode_suite.metrics.encoding:encoding_r2",
         "encoding-r2-nc": "braindecode_suite.metrics.encoding:encoding_r2_nc",
         "rsa": "braindecode_suite.metrics.rsa:rsa",
     },

@@ -1,14 +1,17 @@
-"""Scores of predicted brain responses: correlation per unit, and explained variance over the noise ceiling."""
+"""Scores of predicted brain responses: correlation and explained variance per unit, split over bands, over the noise ceiling.
+
+A unit whose measurement holds NaN or never varies, or whose prediction is NaN throughout, is missing: it scores NaN, never 0.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from braindecode_suite.core.checks import check_shape
-from braindecode_suite.metrics.correlation import Floats, rowwise_pearson
+from braindecode_suite.core.checks import check_finite, check_shape
+from braindecode_suite.metrics.correlation import Floats, rowwise_pearson, standardise_rows
 
 
 def encoding_r(truth: ArrayLike, predicted: ArrayLike) -> Floats:
@@ -21,12 +24,66 @@ def encoding_r(truth: ArrayLike, predicted: ArrayLike) -> Floats:
     Returns
     -------
     array of shape (units,)
-        0 where only the prediction is constant, NaN where the measurement is.
+        0 where only the prediction is constant, NaN where the unit is missing.
     """
     a, b = np.asarray(truth), np.asarray(predicted)
     check_shape("truth", a, "images units")
     check_shape("predicted", b, "images units", images=a.shape[0], units=a.shape[1])
-    return rowwise_pearson(a.T, b.T)
+    r, known = np.full(a.shape[1], np.nan), _known(a, b)
+    if known.any():
+        r[known] = rowwise_pearson(a[:, known].T, b[:, known].T)
+    return r
+
+
+def encoding_r2(truth: ArrayLike, predicted: ArrayLike) -> Floats:
+    """Return the share of each unit's variance over images that is predicted, ``1 - sum (y - p)^2 / sum (y - mean y)^2``.
+
+    Parameters
+    ----------
+    truth, predicted : array of shape (images, units)
+
+    Returns
+    -------
+    array of shape (units,)
+        Below 0 for a prediction worse than the mean; NaN where the unit is missing.
+    """
+    a, b = np.asarray(truth), np.asarray(predicted)
+    check_shape("truth", a, "images units")
+    check_shape("predicted", b, "images units", images=a.shape[0], units=a.shape[1])
+    r2, known = np.full(a.shape[1], np.nan), _known(a, b)
+    y, p = a[:, known].astype(np.float64), b[:, known].astype(np.float64)
+    check_finite("`predicted`", p)
+    r2[known] = 1 - np.square(y - p).sum(axis=0) / np.square(y - y.mean(axis=0)).sum(axis=0)
+    return r2
+
+
+def encoding_r2_split(truth: ArrayLike, parts: ArrayLike) -> Floats:
+    """Split the explained variance of a summed prediction over its parts, by the product measure.
+
+    With y and the parts p_b centred over images and p their sum, part b gets ``sum p_b (2 y - p) / sum y^2``. The shares add
+    up to the R2 of p about its own mean; one may be negative, where a part only makes up for another.
+
+    Parameters
+    ----------
+    truth : array of shape (images, units)
+    parts : array of shape (bands, images, units)
+        For instance of `BandedRidgeCV.predict_bands`.
+
+    Returns
+    -------
+    array of shape (bands, units)
+        NaN where the unit is missing.
+    """
+    a, b = np.asarray(truth), np.asarray(parts)
+    check_shape("truth", a, "images units")
+    check_shape("parts", b, "bands images units", images=a.shape[0], units=a.shape[1])
+    known = _known(a, b.sum(axis=0))
+    y, p = a[:, known].astype(np.float64), b[:, :, known].astype(np.float64)
+    check_finite("`parts`", p)
+    y, p = y - y.mean(axis=0), p - p.mean(axis=1, keepdims=True)
+    shares = np.full((len(b), a.shape[1]), np.nan)
+    shares[:, known] = np.einsum("biu,iu->bu", p, 2 * y - p.sum(axis=0)) / np.square(y).sum(axis=0)
+    return shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +100,8 @@ class NormalisedScores:
     thresholded : float
         `unclipped` over the units whose ceiling is at least `threshold`; NaN where there is none.
     threshold : float
-    n_units, n_above : int
-        Units scored, and those above the threshold. Units whose measurement is constant are left out.
+    n_units, n_above, n_missing : int
+        Units scored, those of them above the threshold, and those left out because r or ceiling is NaN.
     """
 
     clipped: float
@@ -53,6 +110,7 @@ class NormalisedScores:
     threshold: float
     n_units: int
     n_above: int
+    n_missing: int
 
 
 def encoding_r2_nc(r: ArrayLike, ceiling: ArrayLike, *, threshold: float = 0.05) -> NormalisedScores:
@@ -78,7 +136,13 @@ def encoding_r2_nc(r: ArrayLike, ceiling: ArrayLike, *, threshold: float = 0.05)
     if not len(scores):
         nan = float("nan")
         return NormalisedScores(
-            clipped=nan, unclipped=nan, thresholded=nan, threshold=threshold, n_units=0, n_above=0
+            clipped=nan,
+            unclipped=nan,
+            thresholded=nan,
+            threshold=threshold,
+            n_units=0,
+            n_above=0,
+            n_missing=len(known),
         )
     above = ceilings >= threshold
     return NormalisedScores(
@@ -88,6 +152,7 @@ def encoding_r2_nc(r: ArrayLike, ceiling: ArrayLike, *, threshold: float = 0.05)
         threshold=threshold,
         n_units=len(scores),
         n_above=int(above.sum()),
+        n_missing=int((~known).sum()),
     )
 
 
@@ -99,3 +164,10 @@ def normalise_clipped(r: ArrayLike, ceiling: ArrayLike) -> Floats:
 
 def _ratio_of_sums(r: Floats, ceiling: Floats) -> float:
     return float((np.sign(r) * r**2).sum() / ceiling.sum()) if ceiling.sum() > 0 else float("nan")
+
+
+def _known(truth: NDArray[np.generic], predicted: NDArray[np.generic]) -> NDArray[np.bool_]:
+    known = ~np.isnan(truth).any(axis=0) & ~np.isnan(predicted).all(axis=0)
+    check_finite("`truth`", truth[:, known])
+    known[known] = ~standardise_rows(truth[:, known].T)[1] if known.any() else False
+    return np.asarray(known)

@@ -13,7 +13,7 @@ from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.learning.classifiers import CLASSIFIERS, FoldClassifier
-from braindecode_suite.learning.ridge import group_folds
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.metrics.classification import (
     accuracy,
     balanced_accuracy,

@@ -11,8 +11,9 @@ import pandas as pd
 
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.responses import ImageRows, fit_scaler, image_means
-from braindecode_suite.learning.ridge import group_folds, ridge_cv
+from braindecode_suite.learning.ridge import ridge_cv
 from braindecode_suite.metrics.permutation import PermutationTest, relabel_training
 from braindecode_suite.metrics.retrieval import TrainingReference, ranks, similarity, top_k_random_gallery
 
@@ -96,7 +97,7 @@ def relabelled_ridge(
     alphas: Sequence[float],
     n_folds: int,
     weight_by_signal: bool = True,
-    batch: int = 50,
+    batch: int = 100,
 ) -> PermutationTest:
     """Refit the ridge on relabelled training images, all folds and penalties, and score each refit like the real one.
 

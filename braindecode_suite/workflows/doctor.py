@@ -70,7 +70,8 @@ def _weights() -> str:
 
 def _numerics() -> str:
     """Fit ridge on a linear problem with a known answer, retrieve, and compare."""
-    from braindecode_suite.learning.ridge import group_folds, ridge_cv
+    from braindecode_suite.learning.folds import group_folds
+    from braindecode_suite.learning.ridge import ridge_cv
     from braindecode_suite.metrics.retrieval import cosine, ranks
 
     rng = np.random.default_rng(0)

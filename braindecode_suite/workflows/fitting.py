@@ -22,7 +22,7 @@ from braindecode_suite.core.recipe import Recipe, Step, ZScore
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.learning.ridge import GridEdgeWarning
+from braindecode_suite.learning.ridge_warnings import RidgeWarning
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.controls import shuffled_pairs
 from braindecode_suite.workflows.scoring import Predicted
@@ -193,10 +193,10 @@ def fit_model(
         )
         clock = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", GridEdgeWarning)
+            warnings.simplefilter("always", RidgeWarning)
             encoder.fit(split.cohort("train", [study]), split.cohort("validation", [study]), targets)
         for warning in caught:
-            if not issubclass(warning.category, GridEdgeWarning):
+            if not issubclass(warning.category, RidgeWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
         test = encoder.predict(prepared.cohort("test"), seed=context.seed)
@@ -213,7 +213,7 @@ def fit_model(
             "n_parameters": count_parameters(encoder, model_dir),
             "seconds": round(seconds, 2),
             "warnings": sorted(
-                {f"{name}: {w.message}" for w in caught if issubclass(w.category, GridEdgeWarning)}
+                {f"{name}: {w.message}" for w in caught if issubclass(w.category, RidgeWarning)}
             ),
             "departures": list(config.departures()) if hasattr(config, "departures") else [],
             "chosen": chosen(encoder),
@@ -263,7 +263,7 @@ def chosen(encoder: Any) -> dict[str, Any]:
         if hasattr(encoder, name):
             found["best_epoch"] = int(getattr(encoder, name))
     for role, penalties in getattr(encoder, "penalties_", {}).items():
-        found[f"penalty_{role}"] = [float(v) for v in np.quantile(penalties, [0, 0.5, 1])]
+        found[f"penalty_{role}"] = [float(v) for v in np.nanquantile(penalties, [0, 0.5, 1])]
     for role, r2 in getattr(encoder, "cv_r2_", {}).items():
-        found[f"cv_r2_{role}_mean"] = float(np.mean(r2))
+        found[f"cv_r2_{role}_mean"] = float(np.nanmean(r2))
     return found

@@ -38,7 +38,7 @@ from braindecode_suite.decoders.image_prior import (
 from braindecode_suite.encoders.inverted_encoding import InvertedEncoding, InvertedEncodingConfig
 from braindecode_suite.encoders.pixels import GreyPixels
 from braindecode_suite.encoders.ridge import RidgeConfig, RidgeEncoder
-from braindecode_suite.learning.ridge import group_folds
+from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.metrics.correlation import pairwise_pearson
 from braindecode_suite.metrics.duplicates import near_duplicates, perceptual_hashes
 from braindecode_suite.metrics.images import blurred, flat_grey
