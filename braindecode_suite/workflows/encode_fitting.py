@@ -25,7 +25,7 @@ from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.encoders import IMAGE_ENCODERS
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, flatten_times, image_means
-from braindecode_suite.learning.ridge import GridEdgeWarning
+from braindecode_suite.learning.ridge_warnings import RidgeWarning
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.controls import shuffled_pairs
 from braindecode_suite.workflows.fitting import Prepared, count_parameters
@@ -185,10 +185,10 @@ def fit_image_encoder(
         )
         clock = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", GridEdgeWarning)
+            warnings.simplefilter("always", RidgeWarning)
             encoder.fit(split.cohort("train", [study]), Cohort.of(study, data.stopping), sources)
         for warning in caught:
-            if not issubclass(warning.category, GridEdgeWarning):
+            if not issubclass(warning.category, RidgeWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
         rows = {part: features_of(data, sources, part) for part in PARTS}
@@ -204,7 +204,7 @@ def fit_image_encoder(
             "n_parameters": count_parameters(encoder, model_dir),
             "seconds": round(seconds, 2),
             "warnings": sorted(
-                {f"{name}: {w.message}" for w in caught if issubclass(w.category, GridEdgeWarning)}
+                {f"{name}: {w.message}" for w in caught if issubclass(w.category, RidgeWarning)}
             ),
             "departures": list(config.departures()) if hasattr(config, "departures") else [],
             "history": list(encoder.history_),
