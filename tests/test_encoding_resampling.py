@@ -183,6 +183,21 @@ def test_a_model_that_looks_at_its_object_has_a_ratio_above_one_and_a_blind_one_
     assert test.p_value > 0.05
 
 
+def test_an_object_that_draws_every_query_alike_counts_only_without_a_reference() -> None:
+    rng = np.random.default_rng(3)
+    salient, parts = routed(rng, 3.0)
+    noise = rng.uniform(0.9, 1.1, (2, *salient.shape))
+    drawn, other = excess(salient * noise[0]), excess(salient * noise[1])
+    assert routing_ratio(drawn, parts, seed=0)[0].low > 2
+    relative, test = routing_ratio(drawn, parts, other, seed=0)
+    assert relative.low < 1 < relative.high
+    assert test.p_value > 0.01
+    own, beside = ((m * parts.own).sum() / (m * parts.other).sum() for m in (drawn, other))
+    assert relative.value == pytest.approx(own / beside)
+    flat = excess(rng.uniform(0.5, 1.5, salient.shape))
+    assert routing_ratio(drawn, parts, flat, seed=0)[0].low > 2
+
+
 def test_a_map_that_is_the_same_for_every_image_has_no_ratio() -> None:
     _, parts = routed(np.random.default_rng(0), 1.0)
     fixed = np.tile(np.linspace(0, 1, 16), (60, 1))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +19,7 @@ from scipy.stats import bootstrap
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import Grid
-from braindecode_suite.core.score import IDENTITY, read_scores
+from braindecode_suite.core.score import IDENTITY, Score, read_scores
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.datasets.simulate_scenes import Scene, SceneObject
 from braindecode_suite.datasets.simulated_nsd import SIMULATED_NSD
@@ -24,7 +27,7 @@ from braindecode_suite.learning.stacking import combine
 from braindecode_suite.learning.synthetic import make_latents, make_study
 from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc
 from braindecode_suite.report.subject import write_subject_report
-from braindecode_suite.workflows.encode_routing import Look, object_parts, routing_rows
+from braindecode_suite.workflows.encode_routing import RELATIVE, Look, object_parts, routing_rows
 from braindecode_suite.workflows.encode_scoring import (
     BEST_RIVAL,
     CORRECTION,
@@ -35,6 +38,7 @@ from braindecode_suite.workflows.encode_scoring import (
     corrected,
     find_sets,
 )
+from tests.release_writers import write_algonauts
 
 STEM = "sub-01/decoding/sub-01_desc-encode_"
 RIVALS = ("cls-ridge", "pooled-ridge")
@@ -166,6 +170,64 @@ def test_maps_models_and_a_report_are_there(finished: Path, facts: dict) -> None
     assert "Attention routing predicts responses to 40 new images with a mean r of" in text
     write_subject_report(finished, "01", "encode")
     assert (finished / "sub-01.html").read_text() == text
+
+
+def test_the_summary_says_what_the_intervals_say_and_speaks_of_no_real_recordings(
+    finished: Path, scores: pd.DataFrame
+) -> None:
+    text = (finished / "sub-01.html").read_text()
+    shown = " ".join(html.unescape(re.sub("<[^>]+>", " ", text)).split())
+    assert "The recordings are simulated" in shown
+    assert "real recordings" not in shown.split("Data and split")[1].split("Responses to images")[0]
+    assert "On scenes of 2 or more objects the gap in the category regions is" in shown
+    stack = scores[scores["scorer"].str.endswith("best single model by validation")]
+    stack = stack[~stack["roi"].isin(["", "category regions", "early visual regions"])]
+    within = int((stack["ci_low"] >= -0.01).sum())
+    assert f"at least -0.01 in {within} of {len(stack)} regions" in shown
+    for heading in ("r², clipped", "p of r"):
+        assert heading.split(",")[0] in shown
+    assert 'id="table-encoding-tests' in text
+    assert 'id="table-encoding-regions' in text
+
+
+def test_the_cards_figures_are_recomputed_from_models_and_data(
+    finished: Path, simulated_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished / "models" / "sub-01_desc-encode"
+    assert main(["verify", str(folder), "--data-dir", str(simulated_folder)]) == 0
+    figures = json.loads((folder / "config.json").read_text())["figures"]
+    assert {(f["model"], f["seed"]) for f in figures} == {
+        ("attention-routing", "0"),
+        ("attention-routing", "1"),
+        ("cls-ridge", ""),
+        ("pooled-ridge", ""),
+    }
+    assert "4 of 4 figures verified" in capsys.readouterr().out
+    card = (folder / "README.md").read_text()
+    assert all(f"{figure['value']:.4f}" in card for figure in figures)
+
+
+def test_a_surface_study_gives_a_file_a_hemisphere_and_a_drawing_of_the_cortex(tmp_path: Path) -> None:
+    write_algonauts(tmp_path / "data", counts=(30, 26), n_train=60, n_test=12)
+    out = tmp_path / "out"
+    more = (
+        "protocol=algonauts2023",
+        "simulation={}",
+        "zscore_by=null",
+        "by_layer=false",
+        "shuffled_train=false",
+    )
+    run = words(out, tmp_path / "data", *(word for setting in more for word in ("--set", setting)))
+    run[1] = "algonauts2023"
+    assert main(run) == 0
+    for side in "LR":
+        path = out / f"{STEM}hemi-{side}_stat-attentionroutingR_statmap.shape.gii"
+        values = nib.gifti.GiftiImage.from_filename(path).darrays[0].data
+        assert len(values) == 163842
+        assert np.isfinite(values).sum() == (30 if side == "L" else 26)
+    text = (out / "sub-01.html").read_text()
+    assert 'id="attentionroutingr-surface' in text
+    assert "No routing ratio" in text  # what lies where in a photograph is not known
 
 
 def test_the_plan_names_every_step_and_computes_nothing(
@@ -310,8 +372,6 @@ def test_intervals_of_normalised_scores_are_the_bca_of_scipy() -> None:
 
 
 def test_only_regions_are_corrected_for_their_number() -> None:
-    from braindecode_suite.core.score import Score
-
     rows = [
         Score(subject="01", metric="encoding_r", value=0, roi=roi, p_value=0.02)
         for roi in ("", "g", "a", "b")
@@ -351,7 +411,36 @@ def test_maps_that_follow_the_face_are_found_in_scenes_with_a_face_and_another_o
         model="m", seed="0", control="brain", target="t", maps=maps, queries=("lh.V1v", "rh.FFA-1"), grid=grid
     )
     rows = routing_rows(look, scenes, Settings(subject="01", split="s", n_bootstrap=200))
-    assert [row.roi for row in rows] == ["FFA-1", "category regions"]
+    assert [row.roi for row in rows] == ["FFA-1", "category regions"]  # nothing to be relative to
     assert rows[0].n == 24
     assert rows[0].ci_low is not None
     assert rows[0].ci_low > 2
+
+
+def test_routing_is_told_from_what_draws_the_regions_of_all_categories() -> None:
+    rng = np.random.default_rng(1)
+    scenes = []
+    for k in range(60):
+        corner = rng.permutation(4)
+        x, y = 0.25 + 0.5 * (corner % 2), 0.25 + 0.5 * (corner // 2)
+        placed = [SceneObject(n, "red", x[i], y[i], 0.4, 0.0) for i, n in enumerate(("face", "word"))]
+        scenes.append(Scene("beach", tuple(placed), k))
+    grid, queries = Grid(4, 4), ("lh.FFA-1", "lh.VWFA-1")
+    found = object_parts(scenes, "face", grid)
+    assert found is not None
+    face, word = found[1].own, found[1].other
+    settings = Settings(subject="01", split="s", n_bootstrap=200)
+
+    def rows(*maps: np.ndarray) -> dict[tuple[str, bool], Score]:
+        drawn = np.stack([m + 0.2 * rng.uniform(size=m.shape) for m in maps], axis=1)
+        look = Look(model="m", seed="0", control="brain", target="t", maps=drawn, queries=queries, grid=grid)
+        return {(row.roi, row.scorer == RELATIVE): row for row in routing_rows(look, scenes, settings)}
+
+    both_see_faces = rows(3 * face + word, 3 * face + word)
+    assert both_see_faces["FFA-1", False].ci_low > 2  # type: ignore[operator]
+    assert both_see_faces["VWFA-1", False].ci_high < 0.5  # type: ignore[operator]
+    for roi in ("FFA-1", "VWFA-1", "category regions"):
+        row = both_see_faces[roi, True]
+        assert row.ci_low < 1 < row.ci_high  # type: ignore[operator]
+    each_its_own = rows(3 * face + word, face + 3 * word)
+    assert each_its_own["category regions", True].ci_low > 2  # type: ignore[operator]

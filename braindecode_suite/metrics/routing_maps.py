@@ -63,6 +63,7 @@ def mass_per_area(maps: Floats, part: Floats) -> Floats:
 def routing_ratio(
     maps: Floats,
     parts: Parts,
+    reference: Floats | None = None,
     *,
     seed: int,
     n_resamples: int = 2000,
@@ -70,11 +71,17 @@ def routing_ratio(
 ) -> tuple[Interval, PermutationTest]:
     """Compare the mass per area on one part with that on the other: the ratio of their means over images.
 
+    Some objects draw the attention of any query, trained or not: they differ more from their surroundings. The ratio of a
+    model that knows nothing is then not 1. With `reference` it is divided by the same ratio of maps that have no business
+    with the own part, and what draws every query alike cancels.
+
     Parameters
     ----------
     maps : array of shape (images, tokens)
         From `excess`, of the images of `parts`.
     parts : Parts
+    reference : array of shape (images, tokens), optional
+        From `excess`, such as the mean map of regions with another preference.
     seed, n_resamples, n_permutations : int
 
     Returns
@@ -87,21 +94,31 @@ def routing_ratio(
     Raises
     ------
     InputError
-        If no map puts anything on the other part, so that there is no ratio.
+        If no map puts anything on the other part (or none of `reference` on the own), so that there is no ratio.
     """
-    check_shape("maps", maps, "images tokens", images=len(parts.own), tokens=parts.own.shape[1])
-    own, other = mass_per_area(maps, parts.own), mass_per_area(maps, parts.other)
-    if not other.sum() > 0:
-        raise InputError("maps", expected="some mass on the other part of some image", found="none")
+    above, below = _sides(maps, parts, reference)
+    for name, sides in (("maps", below[:1]), ("reference", below[1:])):
+        if any(not mass_per_area(*side).sum() > 0 for side in sides):
+            raise InputError(name, expected="some mass on the other part of some image", found="none")
     n = len(maps)
-    value = float(own.sum() / other.sum())
-    weights = draw_weights(n, n_resamples, seed=seed)
-    low, high = np.nanquantile(_ratios(weights @ own, weights @ other), [0.025, 0.975])
+    weights = np.concatenate([np.ones((1, n)), draw_weights(n, n_resamples, seed=seed)])
+    sums = [[weights @ mass_per_area(*side) for side in sides] for sides in (above, below)]
+    resampled = _ratios(*(np.prod(side, axis=0) for side in sums))
+    low, high = np.nanquantile(resampled[1:], [0.025, 0.975])
+    value = float(resampled[0])
     rng = np.random.default_rng([seed, 1])
-    pairs = [maps @ (part / part.sum(axis=1, keepdims=True)).T for part in (parts.own, parts.other)]
-    orders = np.stack([rng.permutation(n) for _ in range(n_permutations)])
-    places = np.arange(n)
-    null = np.nan_to_num(_ratios(*(pair[orders, places].sum(axis=1) for pair in pairs)), nan=1.0)
+    orders, places = np.stack([rng.permutation(n) for _ in range(n_permutations)]), np.arange(n)
+    exchanged = [
+        np.prod(
+            [
+                (own @ (part / part.sum(axis=1, keepdims=True)).T)[orders, places].sum(axis=1)
+                for own, part in sides
+            ],
+            axis=0,
+        )
+        for sides in (above, below)
+    ]
+    null = np.nan_to_num(_ratios(*exchanged), nan=1.0)
     interval = Interval(
         value=value, low=float(low), high=float(high), level=0.95, over="image", n_units=n, n_rows=n
     )
@@ -109,6 +126,19 @@ def routing_ratio(
         observed=value, p_value=permutation_p(value, null), null=null, n_distinct=factorial(n), tail="greater"
     )
     return interval, test
+
+
+def _sides(
+    maps: Floats, parts: Parts, reference: Floats | None
+) -> tuple[list[tuple[Floats, Floats]], list[tuple[Floats, Floats]]]:
+    """Return maps with the part that each is measured on: those whose masses stand above the line, and below it."""
+    above, below = [(maps, parts.own)], [(maps, parts.other)]
+    if reference is not None:
+        above.append((reference, parts.other))
+        below.append((reference, parts.own))
+    for own, part in above:
+        check_shape("maps", own, "images tokens", images=len(part), tokens=part.shape[1])
+    return above, below
 
 
 def _ratios(above: Floats, below: Floats) -> Floats:

@@ -36,6 +36,8 @@ ALLOWED_LOSS = -0.01
 ALL_UNITS = "all units"
 SEVERAL = "2 or more objects"
 CATEGORY_REGIONS = "category regions"
+PLAIN = "own object over the others, per area, above the mean map"
+RELATIVE = f"{PLAIN}, relative to regions of other categories"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Encoding:
     objects: FigureBlock | None
     stack: FigureBlock | None
     routing: FigureBlock | None
+    routing_table: Table | None
     galleries: list[FigureBlock]
     no_gaps: str
     no_routing: str
@@ -87,7 +90,8 @@ def encoding(results: Results) -> Encoding | None:
             "mean r, minus that of the region's best single model",
             mark=ALLOWED_LOSS,
         ),
-        routing=routing_figure(where(rows, metric="routing_ratio"), names),
+        routing=routing_figure(where(rows, metric="routing_ratio", scorer=RELATIVE), names),
+        routing_table=routing_table(rows, names),
         galleries=routing_gallery(results, names),
         no_gaps=results.reason("stack") or "there is no rival to compare with.",
         no_routing=results.reason("routing") or "no region had enough images with its object beside others.",
@@ -211,6 +215,32 @@ def normalised_tables(results: Results, scores: pd.DataFrame, order: list[str]) 
     return tables
 
 
+def routing_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
+    """Return both routing ratios of all category regions together, of the model and of its fit on shuffled pairs."""
+    rows = where(rows, metric="routing_ratio", roi=CATEGORY_REGIONS)
+    cells = []
+    for target in dict.fromkeys(rows["target"]):
+        for control, title in (("brain", "fitted"), ("shuffled-train", "fitted on shuffled pairs")):
+            own = where(rows, target=target, control=control)
+            if own.empty:
+                continue
+            line = [names.get(target, target), title, integer(own["n"].iloc[0])]
+            for scorer in (PLAIN, RELATIVE):
+                found = where(own, scorer=scorer).to_dict("records")
+                line.append(DASH if not found else f"{found[0]['value']:.2f} {interval_cell(found[0])}")
+            cells.append(line)
+    if not cells:
+        return None
+    return Table(
+        caption="Attention on the own object over that on the other objects, per area and above the mean map: all category regions",
+        headings=["features", "model", "images", "ratio", "relative to regions of other categories"],
+        rows=cells,
+        numeric=[False, False, True, True, True],
+        note="Some objects draw any query, trained or not, so that the ratio of a model that knows nothing need not be 1; relative to "
+        "the regions that prefer other categories, on the same objects, it is.",
+    )
+
+
 def encoding_headlines(results: Results) -> list[tuple[str, str, pd.Series | None]]:
     """Return title, meaning and score row of what the summary shows of encoding models."""
     known = mapping(results.facts.get("encoding"))
@@ -298,15 +328,20 @@ def _routing_sentence(results: Results) -> str:
     rows = where(results.scores, metric="routing_ratio", roi=CATEGORY_REGIONS)
     names, found = feature_names(results), []
     for target in dict.fromkeys(rows["target"]):
-        own = where(rows, target=target, control="brain").to_dict("records")
-        null = where(rows, target=target, control="shuffled-train").to_dict("records")
+        own = where(rows, target=target, control="brain", scorer=PLAIN).to_dict("records")
+        fair = where(rows, target=target, control="brain", scorer=RELATIVE).to_dict("records")
+        null = where(rows, target=target, control="shuffled-train", scorer=RELATIVE).to_dict("records")
         for row in own:
             words = f"{row['value']:.2f} {interval(row['ci_low'], row['ci_high'])} times on {names.get(target, target)}"
-            words += "".join(
-                f" (fitted on shuffled pairs {other['value']:.2f} {interval(other['ci_low'], other['ci_high'])})"
-                for other in null
-            )
-            found.append(words)
+            aside = [
+                f"{what} {other['value']:.2f} {interval(other['ci_low'], other['ci_high'])}"
+                for what, some in (
+                    ("relative to regions of other categories", fair),
+                    ("fitted on shuffled pairs", null),
+                )
+                for other in some
+            ]
+            found.append(f"{words} ({', '.join(aside)})" if aside else words)
     if not found:
         return ""
     return (

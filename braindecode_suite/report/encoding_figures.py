@@ -178,7 +178,8 @@ def routing_figure(rows: pd.DataFrame, names: Mapping[str, str]) -> FigureBlock 
         axes[0].set_yticks(list(height.values()), list(height), fontsize=9)
         axes[0].set_ylim(-0.7, len(regions) - 0.3)
         figure.supxlabel(
-            "mass per area, own object over the others (grey: fitted on shuffled pairs)", fontsize=10
+            "own object over the others, relative to other regions (grey: fitted on shuffled pairs)",
+            fontsize=10,
         )
     brain = rows[rows["control"] == "brain"]
     alt = (
@@ -190,7 +191,7 @@ def routing_figure(rows: pd.DataFrame, names: Mapping[str, str]) -> FigureBlock 
         figure,
         alt,
         "Attention on the object of the region's own category over that on the other objects of the same image, per area, after "
-        "the mean map was subtracted; 95\u00a0% intervals over images.",
+        "the mean map was subtracted, over the same ratio in the regions that prefer other categories; 95\u00a0% intervals over images.",
         "whiskers to the right of 1 (dashed) for the fitted model, and around 1 for the one fitted on shuffled pairs (grey).",
     )
 

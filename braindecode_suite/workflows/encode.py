@@ -36,6 +36,7 @@ from braindecode_suite.workflows.encode_fitting import (
     fit_image_encoder,
     halve_validation,
     image_encoder_config,
+    mean_tokens,
     measured,
 )
 from braindecode_suite.workflows.encode_routing import Look, read_scenes, routing_rows
@@ -53,6 +54,7 @@ from braindecode_suite.workflows.facts import leakage_card, study_facts
 from braindecode_suite.workflows.fitting import prepare
 from braindecode_suite.workflows.job import Job, WorkflowConfig
 from braindecode_suite.workflows.mindeye import resampling_units
+from braindecode_suite.workflows.model_card import encoding_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
@@ -185,13 +187,8 @@ class EncodeWorkflow:
         return make_features(name, self.job.work_dir / "cache", weights=path, device=self.job.device)
 
     def _split(self, study: Study, source: FeatureSource) -> Split:
-        stimuli = study.stimuli
-        assert stimuli is not None
-
-        def vectors_of(ids: Sequence[str]) -> np.ndarray:
-            return np.asarray(source.rows(stimuli, list(ids))[:], np.float32).mean(axis=1)
-
         check_option("protocol", PROTOCOLS.resolve(self.protocol), self.job.dataset.card.protocols)
+        vectors_of = mean_tokens(source, study)
         splits = PROTOCOLS[self.protocol]([study], seed=self.job.seed, vectors_of=vectors_of)
         if len(splits) > 1 or "stimulus" not in splits[0].disjoint:
             raise InputError(
@@ -505,11 +502,11 @@ class EncodeWorkflow:
             "seed": self.job.seed,
             "zscore_by": self.config.zscore_by,
             "features": list(self.config.features),
+            "weights": dict(self.config.weights),
         }
-        results.model_config = {**merged, "run": run}
-        results.model_card = encode_card(
-            results.model_config, self.job.dataset.card, numbers, split, results.scores
-        )
+        names = JOIN.join(fits[0].features)
+        results.model_config = {**merged, "run": run, "figures": encoding_figures(results.scores, names)}
+        results.model_card = encode_card(results.model_config, self.job.dataset.card, numbers, split)
 
 
 def history_rows(fit: FittedImageEncoder, target: str) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from braindecode_suite.core.protocols import DatasetCard
-from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_fitting import FittedImageEncoder
 from braindecode_suite.workflows.encode_scoring import EncodingScores
 from braindecode_suite.workflows.facts import recipe_words
+from braindecode_suite.workflows.model_card import figure_table
 
 CITATIONS = [
     {
@@ -101,7 +101,8 @@ def methods(
         "their number (Benjamini and Hochberg). The best rival of a region was chosen on validation images.",
         "Routing. Attention on the object of a region's own category is compared with attention on the other objects of the "
         "same image, per area, after the mean map over test images was subtracted and what lies below it set to 0: the ratio of "
-        "the means over images. Chance exchanges maps between images.",
+        "the means over images. Some objects draw any query, trained or not; the relative ratio is therefore divided by that of "
+        "the regions that prefer other categories, on the same objects. Chance exchanges maps between images.",
     ]
 
 
@@ -110,7 +111,6 @@ def encode_card(
     card: DatasetCard,
     study: Mapping[str, Any],
     split: Split,
-    scores: Sequence[Score],
 ) -> str:
     """Return the ``README.md`` of the model folder."""
     run = config["run"]
@@ -128,10 +128,11 @@ def encode_card(
     ]
     if card.simulated:
         lines.append("- simulated recordings: the figures show model recovery, never performance")
-    lines += ["", "| model | seed | score | over | value | images |", "|---|---|---|---|---|---|"]
-    for row in scores:
-        if (row.metric, row.roi, row.versus, row.control) == ("encoding_r", "", "", "brain"):
-            lines.append(
-                f"| {row.model} | {row.seed or '-'} | {row.metric} ({row.target}) | {row.scorer} | {row.value:.4f} | {row.n} |"
-            )
+    lines += [
+        "",
+        "Mean over units of r with responses to test images averaged over repeats; `bds verify` recomputes these figures from this "
+        "folder and the data.",
+        "",
+        *figure_table(config["figures"]),
+    ]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import FeatureSource, Rows
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import FitContext
-from braindecode_suite.core.study import Cohort
+from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import IMAGE_ENCODERS
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, flatten_times, image_means
 from braindecode_suite.learning.ridge_warnings import RidgeWarning
@@ -236,6 +236,17 @@ def features_of(data: EncodingData, sources: Sequence[FeatureSource], part: str)
     """Return the features of the images of one part, by the name of their source."""
     stimuli, ids = Cohort.of(data.prepared.study).stimuli, list(data.ids(part))
     return {source.name: source.rows(stimuli, ids) for source in sources}
+
+
+def mean_tokens(source: FeatureSource, study: Study) -> Callable[[Sequence[str]], np.ndarray]:
+    """Return a function from image ids to the mean of their tokens, float32 of shape (images, width): what clusters are of."""
+    stimuli = study.stimuli
+    assert stimuli is not None
+
+    def vectors_of(ids: Sequence[str]) -> np.ndarray:
+        return np.asarray(source.rows(stimuli, list(ids))[:], np.float32).mean(axis=1)
+
+    return vectors_of
 
 
 def flat(responses: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from braindecode_suite.workflows.encode_scoring import FEWEST_IMAGES, Settings
 PIXELS_A_TOKEN = 8
 ALL_CATEGORY_ROIS = "category regions"
 SCORER = "own object over the others, per area, above the mean map"
+RELATIVE = f"{SCORER}, relative to regions of other categories"
 OWN_CATEGORY: Mapping[str, str] = {
     roi: category for file, category in PREFERRED.items() for roi in LABELS[file]
 }
@@ -105,6 +106,16 @@ def object_parts(scenes: Sequence[Scene], category: str, grid: Grid) -> tuple[np
     return np.array(images), Parts(own=np.stack(own), other=np.stack(other))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Region:
+    """What a region's maps have beyond their mean, what others' have, and the images with an object of its category."""
+
+    above: np.ndarray
+    others: np.ndarray | None
+    images: np.ndarray
+    parts: Parts
+
+
 def routing_rows(look: Look, scenes: Sequence[Scene], settings: Settings) -> list[Score]:
     """Score the routing of every region that prefers a category, and of all of them together.
 
@@ -118,73 +129,90 @@ def routing_rows(look: Look, scenes: Sequence[Scene], settings: Settings) -> lis
     Returns
     -------
     list of Score
-        ``routing_ratio``; a region has none with fewer than `FEWEST_IMAGES` images, or with maps that never change.
+        ``routing_ratio``, plain and relative to the mean map of the regions that prefer other categories; a region has none
+        with fewer than `FEWEST_IMAGES` images, or with maps that never change.
     """
     if look.grid.height != look.grid.width or not look.grid.height:
         return []
     parts = {c: object_parts(scenes, c, look.grid) for c in dict.fromkeys(OWN_CATEGORY.values())}
-    pooled: list[tuple[np.ndarray, np.ndarray, Parts]] = []
+    above = {roi: excess(maps) for roi in OWN_CATEGORY if (maps := look.of_region(roi)) is not None}
+    regions = {}
+    for roi, own in above.items():
+        category = OWN_CATEGORY[roi]
+        others = [maps for other, maps in above.items() if OWN_CATEGORY[other] != category]
+        found = parts[category]
+        if found is not None:
+            mean = np.mean(others, axis=0) if others else None
+            regions[roi] = _Region(above=own, others=mean, images=found[0], parts=found[1])
     rows = []
-    for roi, category in OWN_CATEGORY.items():
-        maps, found = look.of_region(roi), parts[category]
-        if maps is None or found is None:
-            continue
-        images, covered = found
-        above = excess(maps)
-        pooled.append((images, above, covered))
-        if len(images) >= FEWEST_IMAGES:
-            rows.append(_row(look, roi, above[images], covered, settings))
-    together = _together(pooled)
-    if together is not None and len(together[0]) >= FEWEST_IMAGES:
-        rows.append(_row(look, ALL_CATEGORY_ROIS, *together, settings))
-    return [row for row in rows if row is not None]
+    for roi, region in regions.items():
+        if len(region.images) >= FEWEST_IMAGES:
+            others = None if region.others is None else region.others[region.images]
+            rows += _rows(look, roi, region.above[region.images], others, region.parts, settings)
+    if regions:
+        maps, others, covered = _together(list(regions.values()))
+        if len(maps) >= FEWEST_IMAGES:
+            rows += _rows(look, ALL_CATEGORY_ROIS, maps, others, covered, settings)
+    return rows
 
 
-def _together(pooled: Sequence[tuple[np.ndarray, np.ndarray, Parts]]) -> tuple[np.ndarray, Parts] | None:
-    """Return maps and parts with one row an image, the tokens of all regions side by side.
+def _together(regions: Sequence[_Region]) -> tuple[np.ndarray, np.ndarray | None, Parts]:
+    """Return maps, those of other regions, and parts with one row an image, the tokens of all regions side by side.
 
     A region says nothing of an image without an object of its category: both parts are empty there.
     """
-    if not pooled:
-        return None
-    maps = np.concatenate([above for _, above, _ in pooled], axis=1)
+    n_images, n_tokens = regions[0].above.shape
     sides = []
     for side in ("own", "other"):
-        table = np.zeros((len(maps), len(pooled), pooled[0][1].shape[1]))
-        for k, (images, _, parts) in enumerate(pooled):
-            table[images, k] = getattr(parts, side)
-        sides.append(table.reshape(len(maps), -1))
+        table = np.zeros((n_images, len(regions), n_tokens))
+        for k, region in enumerate(regions):
+            table[region.images, k] = getattr(region.parts, side)
+        sides.append(table.reshape(n_images, -1))
     there = sides[0].any(axis=1)
-    return maps[there], Parts(own=sides[0][there], other=sides[1][there])
+    maps = np.concatenate([region.above for region in regions], axis=1)[there]
+    others = [region.others for region in regions if region.others is not None]
+    beside = np.concatenate(others, axis=1)[there] if len(others) == len(regions) else None
+    return maps, beside, Parts(own=sides[0][there], other=sides[1][there])
 
 
-def _row(look: Look, roi: str, maps: np.ndarray, parts: Parts, settings: Settings) -> Score | None:
+def _rows(
+    look: Look, roi: str, maps: np.ndarray, others: np.ndarray | None, parts: Parts, settings: Settings
+) -> list[Score]:
+    """Return the plain and the relative ratio; nothing for maps that are the same for every image: there is no ratio."""
     if not mass_per_area(maps, parts.other).any():
-        return None  # maps that are the same for every image: there is no ratio
-    interval, test = routing_ratio(
-        maps,
-        parts,
-        seed=settings.seed,
-        n_resamples=settings.n_bootstrap,
-        n_permutations=settings.n_permutations,
-    )
-    return Score(
-        subject=settings.subject,
-        metric="routing_ratio",
-        value=interval.value,
-        roi=roi,
-        ci_low=interval.low,
-        ci_high=interval.high,
-        ci_over="image",
-        chance=test.chance,
-        p_value=test.p_value,
-        p_correction=test.correction,
-        n=interval.n_rows,
-        n_subjects=1,
-        control=look.control,
-        scorer=SCORER,
-        model=look.model,
-        target=look.target,
-        seed=look.seed,
-        split=settings.split,
-    )
+        return []
+    rows = []
+    for scorer, reference in ((SCORER, None), (RELATIVE, others)):
+        if scorer == RELATIVE and (reference is None or not mass_per_area(reference, parts.own).any()):
+            continue
+        interval, test = routing_ratio(
+            maps,
+            parts,
+            reference,
+            seed=settings.seed,
+            n_resamples=settings.n_bootstrap,
+            n_permutations=settings.n_permutations,
+        )
+        rows.append(
+            Score(
+                subject=settings.subject,
+                metric="routing_ratio",
+                value=interval.value,
+                roi=roi,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                ci_over="image",
+                chance=test.chance,
+                p_value=test.p_value,
+                p_correction=test.correction,
+                n=interval.n_rows,
+                n_subjects=1,
+                control=look.control,
+                scorer=scorer,
+                model=look.model,
+                target=look.target,
+                seed=look.seed,
+                split=settings.split,
+            )
+        )
+    return rows
