@@ -214,7 +214,7 @@ def test_a_surface_study_gives_a_file_a_hemisphere_and_a_drawing_of_the_cortex(t
         "protocol=algonauts2023",
         "simulation={}",
         "zscore_by=null",
-        "by_layer=false",
+        'features=["tiny-clip:block-4:with-cls"]',
         "shuffled_train=false",
     )
     run = words(out, tmp_path / "data", *(word for setting in more for word in ("--set", setting)))
