@@ -183,7 +183,7 @@ def test_the_summary_says_what_the_intervals_say_and_speaks_of_no_real_recording
     stack = scores[scores["scorer"].str.endswith("best single model by validation")]
     stack = stack[~stack["roi"].isin(["", "category regions", "early visual regions"])]
     within = int((stack["ci_low"] >= -0.01).sum())
-    assert f"at least -0.01 in {within} of {len(stack)} regions" in shown
+    assert f"at least −0.010 in {within} of {len(stack)} regions" in shown
     for heading in ("r², clipped", "p of r"):
         assert heading.split(",")[0] in shown
     assert 'id="table-encoding-tests' in text

@@ -84,7 +84,7 @@ def encoding(results: Results) -> Encoding | None:
         objects=objects_figure(by_objects, names, shown, f"{BEST_RIVAL}, "),
         stack=gap_figure(
             "stack",
-            {"all features": where(scores, scorer=BEST_SINGLE)},
+            {next(iter(names.values()), ""): where(scores, scorer=BEST_SINGLE)},
             order,
             "The stack minus the best single model",
             "mean r, minus that of the region's best single model",
@@ -182,8 +182,7 @@ def normalised_tables(results: Results, scores: pd.DataFrame, order: list[str]) 
     columns = list(dict.fromkeys(zip(plain["metric"], plain["scorer"], strict=True)))
     if len(columns) < 2:
         return []
-    titles = {"encoding_r": "r", "encoding_r2_nc": "r\u00b2 over the noise ceiling"}
-    headings = [*[f"{titles[metric]}, {scorer}" for metric, scorer in columns], "p of r"]
+    headings = [*[score_heading(metric, scorer) for metric, scorer in columns], "p of r"]
 
     def cells(own: pd.DataFrame) -> list[str]:
         line = []
@@ -195,6 +194,7 @@ def normalised_tables(results: Results, scores: pd.DataFrame, order: list[str]) 
     over_all = where(plain, roi=ALL_UNITS)
     of_models = [(name, where(over_all, model=name)) for name in results.models]
     of_regions = [(roi, where(plain, roi=roi, model=results.primary)) for roi in order]
+    note = "r\u00b2/NC: r squared over the noise ceiling of the unit. Clipped: unit by unit, 0 to 1, then the mean. Else ratios of sums."
     tables = []
     for first, caption, parts in (
         ("model", "All units: means, medians, and the three ways of normalising", of_models),
@@ -210,9 +210,25 @@ def normalised_tables(results: Results, scores: pd.DataFrame, order: list[str]) 
                     if len(own)
                 ],
                 numeric=[False] + [True] * len(headings),
+                note=note,
             )
         )
     return tables
+
+
+def score_heading(metric: str, scorer: str) -> str:
+    """Return a short heading for a score of units.
+
+    Examples
+    --------
+    >>> score_heading("encoding_r2_nc", "clipped, mean over units")
+    'r²/NC, clipped'
+    """
+    if metric == "encoding_r":
+        return f"r, {scorer.removesuffix(' over units')}"
+    kind, _, over = scorer.partition(", ")
+    least = over.rpartition("ceiling of at least ")[2] if "ceiling of at least" in over else ""
+    return f"r\u00b2/NC, {kind}" + (f", NC \u2265 {least}" if least else "")
 
 
 def routing_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
@@ -318,7 +334,7 @@ def _stack_sentence(results: Results) -> str:
     within = int((regions["ci_low"] >= ALLOWED_LOSS).sum())
     return (
         f"The stack of all models gains {_difference(over_all.iloc[0])} over all units against the best single model; the lower "
-        f"end of the interval is at least {ALLOWED_LOSS:g} in {within} of {len(regions)} regions, and lowest in {worst['roi']} "
+        f"end of the interval is at least {number(ALLOWED_LOSS)} in {within} of {len(regions)} regions, and lowest in {worst['roi']} "
         f"({number(worst['ci_low'])})."
     )
 
