@@ -139,12 +139,12 @@ def routing_rows(look: Look, scenes: Sequence[Scene], settings: Settings) -> lis
     regions = {}
     for roi, own in above.items():
         category = OWN_CATEGORY[roi]
-        others = [maps for other, maps in above.items() if OWN_CATEGORY[other] != category]
+        strangers = [maps for other, maps in above.items() if OWN_CATEGORY[other] != category]
         found = parts[category]
         if found is not None:
-            mean = np.mean(others, axis=0) if others else None
+            mean = np.mean(strangers, axis=0) if strangers else None
             regions[roi] = _Region(above=own, others=mean, images=found[0], parts=found[1])
-    rows = []
+    rows: list[Score] = []
     for roi, region in regions.items():
         if len(region.images) >= FEWEST_IMAGES:
             others = None if region.others is None else region.others[region.images]
