@@ -17,89 +17,33 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import h5py
-import nibabel as nib
 import numpy as np
-from scipy.io import savemat
+from shared.layouts import NSD_BETAS, NSD_TRIALS, read_hdf5, write_nsd_volumes
+from shared.measure import BATCH, epoch, seconds
 
 from braindecode_suite.core.files import write_json
 from braindecode_suite.core.manifest import PeakMemory, anonymous_kb
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.nsd import NSD
 
-TRIALS, BATCH = 750, 32
-BETAS = Path("nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR")
-
-
-def write_subject(root: Path, n_sessions: int, n_voxels: int) -> None:
-    """Write betas, mask, design and (empty) images of one subject with bare libraries."""
-    rng = np.random.default_rng(0)
-    side = int(np.ceil((1.02 * n_voxels) ** (1 / 3)))
-    shape = (side, side, int(np.ceil(1.02 * n_voxels / side**2)))  # x, y, z
-    mask = np.zeros(shape, np.int16)
-    mask.ravel()[np.sort(rng.choice(mask.size, n_voxels, replace=False))] = 1
-    roi = root / "nsddata/ppdata/subj01/func1pt8mm/roi"
-    roi.mkdir(parents=True)
-    nib.save(nib.Nifti1Image(mask, np.diag([1.8, 1.8, 1.8, 1.0])), roi / "nsdgeneral.nii.gz")
-    n_images = n_sessions * TRIALS // 3
-    design = root / "nsddata/experiments/nsd"
-    design.mkdir(parents=True)
-    savemat(
-        design / "nsd_expdesign.mat",
-        {
-            "masterordering": rng.permutation(np.tile(np.arange(1, n_images + 1), 3))[None],
-            "subjectim": np.arange(1, n_images + 1)[None],
-            "sharedix": np.arange(1, n_images // 10 + 1)[None],
-        },
-    )
-    images = root / "nsddata_stimuli/stimuli/nsd"
-    images.mkdir(parents=True)
-    with h5py.File(images / "nsd_stimuli.hdf5", "w") as file:
-        file.create_dataset("imgBrick", (n_images, 2, 2, 3), np.uint8)
-    (root / BETAS).mkdir(parents=True)
-    for session in range(1, n_sessions + 1):
-        with h5py.File(root / BETAS / f"betas_session{session:02d}.hdf5", "w") as file:
-            betas = file.create_dataset("betas", (TRIALS, *shape[::-1]), np.int16, chunks=(TRIALS, 1, 1, 1))
-            for place in np.ndindex(shape[::-1]):
-                series = rng.integers(-3000, 3000, TRIALS, dtype=np.int16)
-                betas.id.write_direct_chunk((0, *place), series.tobytes())
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def sequential_pass(root: Path) -> None:
-    """Read each session in one h5py call."""
-    for path in sorted((root / BETAS).glob("*.hdf5")):
-        with h5py.File(path, "r") as file:
-            file["betas"][...]
-
-
-def epoch(read: Callable[[np.ndarray], np.ndarray], n_rows: int, seed: int) -> None:
-    """Read all rows once in shuffled batches."""
-    order = np.random.default_rng(seed).permutation(n_rows)
-    for start in range(0, n_rows, BATCH):
-        read(order[start : start + BATCH])
+BETAS = Path(NSD_BETAS.format("func1pt8mm"))
 
 
 def read_trials(root: Path, study: Study, rows: np.ndarray) -> None:
     """Read single trials from the HDF5 files, masked: what a loader without preparation does."""
     inside = study.space.mask.transpose(2, 1, 0)  # type: ignore[attr-defined]
     for row in rows:
-        with h5py.File(root / BETAS / f"betas_session{row // TRIALS + 1:02d}.hdf5", "r") as file:
-            file["betas"][row % TRIALS][inside]
+        with h5py.File(root / BETAS / f"betas_session{row // NSD_TRIALS + 1:02d}.hdf5", "r") as file:
+            file["betas"][row % NSD_TRIALS][inside]
 
 
 def main() -> None:
@@ -129,7 +73,9 @@ def main() -> None:
 def measure(folder: Path, n_sessions: int, n_voxels: int, runs: int) -> dict[str, float]:
     """Return all figures."""
     root, work = folder / "data", folder / "work"
-    write_subject(root, n_sessions, n_voxels)
+    side = int(np.ceil((1.02 * n_voxels) ** (1 / 3)))
+    shape = (side, side, int(np.ceil(1.02 * n_voxels / side**2)))  # x, y, z: just large enough
+    write_nsd_volumes(root, shape, n_voxels, n_sessions)
     figures: dict[str, float] = {"sessions": n_sessions, "voxels": n_voxels}
     opening, prepare, plain_pass = [], [], []
     before = anonymous_kb() or 0
@@ -139,9 +85,9 @@ def measure(folder: Path, n_sessions: int, n_voxels: int, runs: int) -> dict[str
             opening.append(seconds(lambda: NSD.open(root, "01", work)))
             study = NSD.open(root, "01", work)
             prepare.append(seconds(study.responses.prepare))  # type: ignore[attr-defined]
-            epoch(study.read, min(len(study.trials), 50 * BATCH), seed=0)
+            epoch(study.read, len(study.trials), seed=0, most=50 * BATCH)
     figures["extra_peak_gb"] = ((memory.peak_kb or 0) - before) / 2**20
-    plain_pass = [seconds(lambda: sequential_pass(root)) for _ in range(runs)]
+    plain_pass = [seconds(lambda: read_hdf5(root, "betas")) for _ in range(runs)]
 
     mapped = np.load(study.responses.path, mmap_mode="r")  # type: ignore[attr-defined]
     ours, theirs = [], []

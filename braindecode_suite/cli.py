@@ -34,6 +34,23 @@ def subject_label(text: str) -> str:
     return text
 
 
+def positive_minutes(text: str) -> float:
+    """Return an amount of recording in minutes.
+
+    Examples
+    --------
+    >>> positive_minutes("7.5")
+    7.5
+    """
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected minutes above 0; found {text!r}")
+    return minutes
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     from braindecode_suite import __version__
@@ -69,6 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="change one value; may be repeated",
+    )
+    run.add_argument(
+        "--minutes",
+        nargs="+",
+        default=[],
+        type=positive_minutes,
+        metavar="M",
+        help="score the headline also on the first M minutes of training recordings, e.g. --minutes 10 20 40",
     )
     _computing(run)
     run.add_argument("--work-dir", type=Path, help="scratch folder, OUTPUT_DIR/work by default")
@@ -194,6 +219,7 @@ def _run(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
                 ("--participant-label", arguments.participant_label),
                 ("--config", arguments.config),
                 ("--set", arguments.settings),
+                ("--minutes", arguments.minutes),
                 ("--dry-run", arguments.dry_run),
                 ("--reports-only", arguments.reports_only),
             )
@@ -204,6 +230,7 @@ def _run(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
                 "group level", expected="no options of the participant level", found=", ".join(unused)
             )
         return run_group(arguments.output_dir, name, workflow.label, arguments.seed)
+    minutes = [f"minutes={arguments.minutes}"] if arguments.minutes else []
     preset = dataset.card.preset if name == WORKFLOWS.resolve(dataset.card.workflow) else ""
     run = Run(
         dataset=dataset,
@@ -211,7 +238,7 @@ def _run(arguments: argparse.Namespace, words: tuple[str, ...]) -> int:
         output_dir=arguments.output_dir,
         work_dir=arguments.work_dir or arguments.output_dir / "work",
         workflow=workflow,
-        config=load_config(workflow, preset, arguments.config, arguments.settings),
+        config=load_config(workflow, preset, arguments.config, [*arguments.settings, *minutes]),
         subjects=tuple(dict.fromkeys(arguments.participant_label)),
         device=resolve_device(arguments.device),
         precision=arguments.precision,

@@ -133,12 +133,29 @@ def test_opening_reads_no_responses(copy, tmp_path):
     values[4, 2] = np.nan
     np.save(path, values)
     study = ALGONAUTS2023.open(copy, "01", tmp_path)
-    study.read(np.array([3, 5]))
     with pytest.raises(
         InputError,
         match=r"rh_training_fmri.npy: .*found 1 NaN or infinite values, the first of image 5, vertex 2",
     ):
-        study.read(np.array([3, 4]))
+        study.read(np.array([3, 5]))
+    assert not list((tmp_path / "betas").iterdir())
+
+
+def test_the_hemispheres_are_copied_once_and_again_when_a_file_changes(copy, tmp_path):
+    study = ALGONAUTS2023.open(copy, "01", tmp_path / "work")
+    parts = [np.load(copy / TRAINING / f"{side}_training_fmri.npy") for side in ("lh", "rh")]
+    np.testing.assert_array_equal(study.read(np.array([7, 2])), np.hstack(parts)[[7, 2]])
+    np.testing.assert_array_equal(study.read(slice(0, 50)), np.hstack(parts))
+    (path,) = (tmp_path / "work" / "betas").iterdir()
+    made = path.stat().st_mtime_ns
+    again = ALGONAUTS2023.open(copy, "01", tmp_path / "work")
+    np.testing.assert_array_equal(again.read(np.array([7])), np.hstack(parts)[[7]])
+    assert path.stat().st_mtime_ns == made
+    np.save(copy / TRAINING / "lh_training_fmri.npy", 2 * parts[0])
+    np.testing.assert_array_equal(
+        ALGONAUTS2023.open(copy, "01", tmp_path / "work").read(np.array([7]))[0, :7], 2 * parts[0][7]
+    )
+    assert len(list(path.parent.iterdir())) == 2
 
 
 class Runs:

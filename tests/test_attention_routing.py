@@ -197,7 +197,7 @@ def test_a_prediction_is_the_weighted_mean_of_layers_whose_seeds_are_averaged(
     expected = z / fitted.scaler.gain + fitted.scaler.mean
     assert_allclose(model.predict(rows), expected, atol=1e-4)
     first, second = fitted.networks["a"]
-    assert not np.allclose(first.queries.detach(), second.queries.detach(), atol=1e-3)
+    assert not np.allclose(first.block.queries.detach(), second.block.queries.detach(), atol=1e-3)
 
 
 def test_maps_of_several_layers_are_asked_for_by_name(two_layers: dict[str, Any]) -> None:
@@ -401,3 +401,8 @@ def test_the_examples_of_the_guide_run_one_after_the_other(
     assert names["maps"].shape == (2, len(names["model"].query_names()), 8, 8)
     assert AttentionRouting.load(tmp_path / "model").query_names() == names["model"].query_names()
     assert names["stack"].weights()
+    assert names["weights"].shape == (
+        len(names["test"]),
+        names["tokens"].tokens,
+        len(names["reader"].region_names()),
+    )

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.latents import Latents, check_same_target
@@ -169,3 +169,18 @@ def test_a_log_records_done_skipped_and_failed_steps():
     assert steps[0]["rows"] == 3
     found = anonymous_kb()
     assert found is None or found > 1000
+
+
+def test_values_of_the_units_kept_go_back_to_all_units_of_the_space(study):
+    keep = np.arange(study.n_units) % 3 == 1
+    some = study.prepared(Recipe((ZScore(by=None), SelectUnits(keep))), np.arange(len(study.trials)))
+    assert_array_equal(some.kept, keep)
+    assert study.kept.all()
+    values = some.read(slice(None))
+    assert values.shape == (len(study.trials), keep.sum())
+    whole = some.in_space(values[0], fill=np.nan)
+    assert_array_equal(whole[keep], values[0])
+    assert np.isnan(whole[~keep]).all()
+    assert some.in_space(values[:2]).shape == (2, study.n_units)
+    with pytest.raises(InputError, match=rf"`values`: expected shape \(maps, units={keep.sum()}\)"):
+        some.in_space(np.zeros(study.n_units))

@@ -15,12 +15,16 @@ from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.protocols import BrainEncoder, FitContext
 from braindecode_suite.core.recipe import Recipe, ZScore
+from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.learning.synthetic import TableTarget, make_latents, make_study, rows_of
 
 N_IMAGES, N_TRAIN, N_VALIDATION = 120, 80, 20
-FAST: dict[str, dict[str, Any]] = {"mindeye": {"epochs": 3, "batch_size": 16}}
+FAST: dict[str, dict[str, Any]] = {
+    "mindeye": {"epochs": 3, "batch_size": 16},
+    "brain-routing": {"epochs": 15, "batch_size": 16, "ema_decay": 0.9},
+}
 
 
 class World:
@@ -43,6 +47,10 @@ class World:
 
     @staticmethod
     def ready(study: Study) -> Study:
+        """Draw two overlapping regions and one that only the larger subject has; fit the preprocessing on training rows."""
+        n = np.arange(study.n_units)
+        regions = {"A": n < study.n_units // 2, "B": n % 3 == 0, "C": n >= 35, "none": n < 0}
+        study = replace(study, space=UnitSpace(study.n_units, regions))
         return study.prepared(Recipe((ZScore(),)), rows_of(study, 0, N_TRAIN))
 
     def cohort(self, first: int, last: int) -> Cohort:

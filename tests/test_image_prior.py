@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -563,3 +564,48 @@ def test_real_digits_are_reconstructed_better_than_by_ridge(tmp_path):
     assert row("pixcorr", control="shuffled-within-class").value < 0.65
     for control in ("shuffled-test", "shuffled-train", "null-condition", "category-only", "nearest-train"):
         assert row("identification", versus=control).ci_low > 0, control
+
+
+def test_without_recording_times_there_is_no_curve_and_the_error_says_why(drawn, tmp_path):
+    steps = Steps(tmp_path / "steps", RunLog([]), {"subject": "01"})
+    with pytest.raises(
+        InputError, match=r"digits69 sub-01: expected when its trials were recorded: .*; found neither"
+    ):
+        quick_job(drawn, tmp_path, "minutes=[5]").run(steps)
+
+
+class TimedDigits:
+    """The digits as if recorded in five runs of two minutes."""
+
+    card, subjects, check = DIGITS69.card, DIGITS69.subjects, DIGITS69.check
+
+    def open(self, data_dir, subject, work_dir, **options):
+        study = DIGITS69.open(data_dir, subject, work_dir, **options)
+        run = np.arange(len(study.trials)) % 5
+        return replace(study, trials=study.trials.assign(run=run, run_seconds=120.0))
+
+
+def test_with_recording_times_every_model_is_scored_at_the_first_minutes(drawn, tmp_path):
+    workflow = quick_job(drawn, tmp_path, "minutes=[4, 6]", "shuffled_train_repetitions=0")
+    workflow.job = replace(workflow.job, dataset=TimedDigits())
+    results = workflow.run(Steps(tmp_path / "steps", RunLog([]), {"subject": "01"}))
+    table = scores_table(results.scores)
+    for minutes in (4, 6):
+        rows = table[(table.minutes == minutes) & (table.metric == "identification")]
+        brain = rows[(rows.control == "brain") & (rows.versus == "") & (rows.candidates == "within-class")]
+        assert list(brain.model) == ["image-prior", "ridge", "inverted-encoding"]
+        assert brain[["ci_low", "ci_high", "p_value"]].notna().all(axis=None)
+        assert set(brain.ci_over) == {"image"}
+        assert set(brain.n) == {10}
+        assert "ridge" in set(rows.versus)
+        assert not {"mean-image", "nearest-train", "true-latent"} & set(rows.control)
+    whole = table[table.minutes.isna()]
+    assert {"mean-image", "nearest-train", "true-latent"} <= set(whole.control)
+    cards = [card for card in results.facts["splits"] if "minutes" in card]
+    assert [card["trials"]["train"] + card["trials"]["validation"] for card in cards] == [36, 54]
+    assert results.facts["minutes"]["all"]["minutes"] == 10
+    encoders = [model for model in results.facts["models"] if model["name"] == "inverted-encoding"]
+    again = quick_job(drawn, tmp_path / "again", "shuffled_train_repetitions=0").run(
+        Steps(tmp_path / "again", RunLog([]), {"subject": "01"})
+    )
+    assert encoders == [model for model in again.facts["models"] if model["name"] == "inverted-encoding"]

@@ -16,17 +16,16 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.encoders.mindeye import MindEyeEncoder, find_roles, noise_seed
-from braindecode_suite.encoders.mindeye_config import PRESETS, MindEyeConfig
-from braindecode_suite.encoders.mindeye_network import MindEyeNetwork, Outputs, Roles, join_state, split_state
-from braindecode_suite.encoders.mindeye_task import (
-    MindEyeTask,
+from braindecode_suite.encoders.latent_task import (
     TargetLatents,
     fit_scalers,
     mix_responses,
-    predict_rows,
     retrieval_scores,
 )
+from braindecode_suite.encoders.mindeye import MindEyeEncoder, find_roles, noise_seed
+from braindecode_suite.encoders.mindeye_config import PRESETS, MindEyeConfig
+from braindecode_suite.encoders.mindeye_network import MindEyeNetwork, Outputs, Roles, join_state, split_state
+from braindecode_suite.encoders.mindeye_task import MindEyeTask, predict_rows
 from braindecode_suite.learning.layers import Backbone, BackboneConfig, Projector, SubjectLinear
 from braindecode_suite.learning.losses import Mixing
 from braindecode_suite.learning.low_level import LowLevelBranch, LowLevelConfig
@@ -237,7 +236,7 @@ def test_responses_read_lazily_and_from_memory_are_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = world.task(small("tiny"), world.targets)
-    for module in ("encoders.mindeye_task", "learning.responses"):
+    for module in ("encoders.latent_task", "learning.responses"):
         monkeypatch.setattr(f"braindecode_suite.{module}.PRELOAD_BYTES", 0)
     lazy = world.task(small("tiny"), world.targets)
     assert lazy.responses[0].values is None

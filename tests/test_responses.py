@@ -100,6 +100,16 @@ def test_latents_with_nan_are_refused() -> None:
         fit_target_scaler(latents)
 
 
+def test_an_invalid_unit_counts_for_nothing_among_the_units_kept(study: Study) -> None:
+    valid = np.ones(30, bool)
+    valid[[5, 7]] = False
+    keep = np.arange(30) != 5
+    rows = rows_of(study, 0, 2000)
+    some = replace(study, valid=valid).prepared(Recipe((SelectUnits(keep),)), rows)
+    gain = fit_scaler(some, ImageRows.of(some, rows)).gain
+    assert_array_equal(np.flatnonzero(keep)[gain == 0], [0, 7])
+
+
 def test_times_are_laid_side_by_side_after_preprocessing(study: Study) -> None:
     flat = np.asarray(study.responses)
     timed = replace(study, responses=flat.reshape(-1, 10, 3), valid=np.arange(10) != 4)

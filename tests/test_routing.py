@@ -142,7 +142,7 @@ def test_without_a_value_projection_nothing_is_added_to_what_is_attended():
     expected = attended + layer.feed(layer.feed_norm(attended))
     assert_allclose(layer(state, query, tokens, places, None).detach(), expected.detach(), atol=ATOL)
     network = RoutingNetwork(Routes(("a",), np.zeros(3, int)), Grid(2, 2), 16, small(values="tokens"))
-    assert network.norm is None
+    assert network.block.norm is None
 
 
 def test_places_reach_keys_only():
@@ -179,7 +179,7 @@ def test_attention_sums_to_one_and_leaves_padding_out(values, n_layers):
 
 def test_the_weights_shown_are_those_that_were_used():
     network = RoutingNetwork(Routes(("a", "b"), np.array([0, 1])), Grid(2, 3), 16, small(n_layers=2)).eval()
-    tokens, layer = random(5, 6, 16), network.layers[1]
+    tokens, layer = random(5, 6, 16), network.block.layers[1]
     given = []
     layer.attention.out.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     network(tokens)
@@ -289,12 +289,12 @@ def test_the_papers_model_has_34_million_weights_for_subject_1():
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
 
-    (layer,) = network.layers
+    (layer,) = network.block.layers
     assert count(network.readout) == (left + right) * (768 + 1) == 30_412_412
     assert count(layer.attention) == 4 * 768**2 + 3 * 768 == 2_361_600
     assert count(layer.feed) == 2 * 768 * 1024 + 1024 + 768 == 1_574_656
-    assert network.queries.numel() == queries * 768 == 29_952
-    assert count(layer.feed_norm) + count(network.norm) == 4 * 768
+    assert network.block.queries.numel() == queries * 768 == 29_952
+    assert count(layer.feed_norm) + count(network.block.norm) == 4 * 768
     assert network.resize is None
     assert layer.norm is None
     assert count(network) == 34_381_692

@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 
 from braindecode_suite.cli import main
+from braindecode_suite.core.config import build
+from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import FIRST_FIVE, read_scores
 from braindecode_suite.workflows.mindeye import related_scorers
+from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
 from braindecode_suite.workflows.results import decoding_dir, model_dir, result_path
 
 
@@ -186,3 +189,90 @@ def test_reports_can_be_rendered_again_without_the_data(finished_run: Path, tmp_
 def test_reports_of_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "simulated-nsd", str(tmp_path), "participant", "--reports-only"]) == 2
     assert "expected results of workflow 'mindeye'; found none" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def routed_run(
+    tmp_path_factory: pytest.TempPathFactory, simulated_folder: Path, open_clip_folder: Path
+) -> Path:
+    """A run of brain-routing beside MindEye and ridge, retrieval only."""
+    out = tmp_path_factory.mktemp("routed") / "out"
+    settings = [
+        "simulation={size: seconds, formats: [hdf5, nii.gz]}",
+        f"weights={{retrieval: {open_clip_folder}, image: {open_clip_folder}}}",
+        "encoder=brain-routing",
+        "encoder_settings={network: {width: 16, heads: 2, feed_forward: 16}, training: {epochs: 2}}",
+        "beside=[mindeye]",
+        "beside_settings.mindeye={backbone: {hidden: 16, n_blocks: 1}, projector_hidden: 16, training: {epochs: 1}}",
+        "n_seeds=2",
+        "generator=''",
+        "gallery_sizes=[20]",
+        "second_protocols=[]",
+        "n_relabellings=0",
+        "n_bootstrap=100",
+    ]
+    words = ["run", "simulated-nsd", str(out), "participant", "--participant-label", "01", "--device", "cpu"]
+    words += ["--data-dir", str(simulated_folder)]
+    assert main([*words, *(word for setting in settings for word in ("--set", setting))]) == 0
+    return out
+
+
+def test_an_encoder_is_compared_with_those_beside_it_and_with_the_baseline(routed_run: Path) -> None:
+    scores = read_scores(result_path(routed_run, "01", "mindeye", "scores.tsv"))
+    top1 = scores[
+        (scores["metric"] == "retrieval_brain_to_image_top1")
+        & (scores["scorer"] == "cosine-centred")
+        & (scores["level"] == "mean-prediction")
+        & (scores["gallery"] == 20)
+    ]
+    plain = top1[(top1["versus"] == "") & (top1["control"] == "brain")]
+    assert set(plain["model"]) == {"brain-routing", "mindeye", "ridge"}
+    assert set(plain[plain["model"] == "mindeye"]["seed"]) == {"0,1", "0", "1"}
+    differences = top1[(top1["versus"] != "") & (top1["control"] == "brain")].set_index("versus")
+    assert set(differences["model"]) == {"brain-routing"}
+    assert set(differences.index) == {"mindeye", "ridge", "shuffled-train"}
+    pooled = plain[plain["seed"].isin(["0,1", ""])].set_index("model")["value"]
+    for rival in ("mindeye", "ridge"):
+        expected = pooled["brain-routing"] - pooled[rival]
+        assert differences.loc[rival, "value"] == pytest.approx(expected, abs=1e-6)
+        assert differences.loc[rival, "ci_low"] <= expected <= differences.loc[rival, "ci_high"]
+
+
+def test_the_routing_is_written_and_shown(routed_run: Path) -> None:
+    table = pd.read_csv(result_path(routed_run, "01", "mindeye", "routing.tsv"), sep="\t")
+    assert set(table["model"]) == {"brain-routing", "brain-routing-shuffled-train"}
+    assert set(table["seed"]) == {0, 1}
+    assert set(table["role"]) == {"retrieval", "image"}
+    sums = table.groupby(["model", "seed", "role", "query"])["weight"].sum()
+    np.testing.assert_allclose(sums, 1, atol=1e-4)
+    page = (routed_run / "sub-01.html").read_text()
+    assert 'id="routing"' in page
+    assert "Share of attention by region and group of latent queries" in page
+    assert all(name in page for name in table["region"].unique())
+    assert "brain routing" in page
+
+
+def test_a_page_without_an_encoder_that_routes_has_no_section_on_it(finished_run: Path) -> None:
+    assert not result_path(finished_run, "01", "mindeye", "routing.tsv").exists()
+    assert 'id="routing"' not in (finished_run / "sub-01.html").read_text()
+
+
+def test_figures_of_an_encoder_that_routes_are_verified(
+    routed_run: Path, simulated_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model_dir(routed_run, "01", "mindeye")
+    assert main(["verify", str(folder), "--data-dir", str(simulated_folder)]) == 0
+    assert "brain-routing seed 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beside": ["mindeye"]}, "other than `encoder` and `baseline`, each once"),
+        ({"beside": ["brain-routing", "brain-routing"]}, "each once"),
+        ({"beside_settings": {"brain-routing": {}}}, "named in `beside`, not brain-routing"),
+    ],
+)
+def test_encoders_beside_that_make_no_sense_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(MindEyeWorkflowConfig, settings, "settings")

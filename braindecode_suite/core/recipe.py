@@ -41,7 +41,7 @@ class ZScore:
     """Z-score every unit within each level of a trials column (NSD: within session) by training-row statistics.
 
     A session without training rows cannot be fitted: its rows are refused, unless `scope` is ``heldout-block``, which
-    uses label-free statistics of all rows of that session (printed as transductive).
+    uses label-free statistics of all rows of that session (printed as transductive) where it has less than two for training.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class ZScore:
         means, scales = [], []
         for level in levels:
             inside = rows[keys[rows] == level]
-            if self.scope == "heldout-block" and len(inside) == 0:
+            if self.scope == "heldout-block" and len(inside) < 2:
                 inside = np.flatnonzero(keys == level)
             if len(inside) < 2:
                 raise InputError(
@@ -201,6 +201,11 @@ class Recipe:
         return {
             f"{i}.{key}": value for i, step in enumerate(self.steps) for key, value in step.state().items()
         }
+
+    @property
+    def keep(self) -> np.ndarray | None:
+        """Units that the last step keeps, array of bool of shape (units,), or None where it keeps all."""
+        return getattr(self.steps[-1], "keep", None) if self.steps else None
 
     @property
     def hash(self) -> str:

@@ -45,9 +45,19 @@ class KeepReliable:
         """
         if not self.threshold < 1:
             raise InputError("`threshold`", expected="a share below 1", found=str(self.threshold))
-        variances = repeat_variances(
-            _Rows(responses, len(trials)), trials[self.by].to_numpy(), np.asarray(rows)
-        )
+        try:
+            variances = repeat_variances(
+                _Rows(responses, len(trials)), trials[self.by].to_numpy(), np.asarray(rows)
+            )
+        except InputError as error:
+            if error.where != "repeats":
+                raise
+            raise InputError(
+                "recipe step 'keep-reliable'",
+                expected=f"repeats among the training rows, {error.expected}",
+                found=error.found,
+                hint="without repeats no unit can be judged",
+            ) from error
         share = ceiling_of_ratio(signal_to_noise(variances), 1)
         keep = np.nan_to_num(share, nan=-np.inf) >= self.threshold
         if not keep.any():

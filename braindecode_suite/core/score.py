@@ -52,6 +52,8 @@ class Score:
     versus : str
         The model or control subtracted; empty for a plain score.
     scorer, model, target, seed, split : str
+    minutes : float
+        Recording that training and validation rows come from (`core.minutes`); empty for all data.
     """
 
     subject: str
@@ -81,6 +83,7 @@ class Score:
     target: str = ""
     seed: str = ""
     split: str = ""
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         check_option("control", self.control, CONTROLS)
@@ -119,6 +122,7 @@ COLUMNS: Sequence[str] = [
     "target",
     "seed",
     "split",
+    "minutes",
 ]
 assert set(COLUMNS) == {field.name for field in fields(Score)}
 OUTCOME: Sequence[str] = [

@@ -34,6 +34,8 @@ class Split:
         Which of several (``fold-3``, ``repeat-1_fold-3``), empty for a single split.
     notes : tuple of str
         What the protocol breaks or what users must know, for the leakage card.
+    minutes : float or None
+        Recording that training and validation rows are restricted to (`core.minutes`); None for all of it.
 
     Raises
     ------
@@ -49,6 +51,7 @@ class Split:
     disjoint: frozenset[str]
     label: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
         unknown = self.disjoint - set(DISJOINT)
@@ -148,4 +151,5 @@ class Split:
             "disjoint": sorted(self.disjoint),
             "shared": {kind: self.shared(kind) for kind in kinds},
             "notes": list(self.notes),
+            **({} if self.minutes is None else {"minutes": self.minutes}),
         }

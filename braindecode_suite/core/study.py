@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.noise import noise_ceiling
 from braindecode_suite.core.recipe import Recipe
@@ -103,7 +104,8 @@ class Study:
     responses : Responses of shape (trials, units), (trials, units, times), or (trials, units) with `lengths` where ragged
         As the dataset releases them, in `unit`; preprocessing is a `Recipe`, see `prepared`.
     trials : DataFrame
-        One row a response, in the same order: stimulus_id (str), session, run, repeat (from 1), onset, and more.
+        One row a response, in the same order: stimulus_id (str), session, run, repeat (from 1), onset (seconds within the
+        run, NaN where unknown), and more; optional `run_seconds`, how long the recording of the row's run lasted.
     stimuli : Stimuli or None
         None for unlabelled recordings.
     space : Space
@@ -111,7 +113,8 @@ class Study:
         Unit of the responses: ``percent signal change``, ``z-score``, ...
     noise : Noise or None
     valid : array of bool of shape (units,) or None
-        Units that carry a signal at all (not constant, not empty); None means all.
+        Units that carry a signal at all (not constant, not empty); None means all. Of all units of the space, whatever a
+        recipe keeps.
     recipe : Recipe or None
         Fitted preprocessing applied when rows are read; None means as released.
     provenance : dict
@@ -145,8 +148,33 @@ class Study:
 
     @property
     def n_units(self) -> int:
-        """Number of units (voxels, channels) of a response."""
+        """Number of units (voxels, channels) of a response as released; see `kept` for those that `read` gives."""
         return int(self.responses.shape[1])
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Units that `read` gives, array of bool of shape (units,): all, unless the recipe keeps some."""
+        keep = None if self.recipe is None else self.recipe.keep
+        return np.ones(self.n_units, bool) if keep is None else keep
+
+    def in_space(self, values: np.ndarray, fill: float = 0.0) -> np.ndarray:
+        """Return a value for every unit of the space from one for each that `read` gives; others are `fill`.
+
+        Parameters
+        ----------
+        values : array of shape (kept units,) or (maps, kept units)
+        fill : float
+
+        Returns
+        -------
+        array of float32 of shape (units,) or (maps, units)
+        """
+        check_shape(
+            "values", values[None] if values.ndim == 1 else values, "maps units", units=self.kept.sum()
+        )
+        whole = np.full((*values.shape[:-1], self.n_units), fill, np.float32)
+        whole[..., self.kept] = values
+        return whole
 
     @property
     def stimulus_ids(self) -> np.ndarray:

@@ -18,14 +18,17 @@ from pydantic import PositiveInt
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import MESH_VERTICES, Space, SurfaceSpace, UnitSpace
 from braindecode_suite.core.study import Noise, Study
 from braindecode_suite.datasets.image_files import ImageFiles
 from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 from braindecode_suite.datasets.pickled_mapping import read_mapping
 
 HEMISPHERES = ("lh", "rh")
+IMAGES_AT_ONCE = 256
 PARTS = {"train": "training", "test": "test"}
 ROI_FILES = ("prf-visualrois", "floc-bodies", "floc-faces", "floc-places", "floc-words", "streams")
 IMAGE_NAME = re.compile(r"(train|test)-(\d{4,})_nsd-(\d{5,})\.png")
@@ -89,7 +92,8 @@ class Algonauts2023:
         folder = self._folder(data_dir, subject)
         parts = ["train", *(["test"] if _has_test(folder) else [])]
         files = {part: list_images(data_dir, folder, part) for part in parts}
-        responses = ChallengeRows([_open_part(data_dir, folder, part, len(files[part])) for part in parts])
+        blocks = [_open_part(data_dir, folder, part, len(files[part])) for part in parts]
+        responses = ChallengeRows(blocks, work_dir / "betas", f"algonauts2023_{folder.name}")
         ids = [stimulus_id for part in parts for stimulus_id in files[part]]
         repeated = pd.Series(ids)[pd.Series(ids).duplicated()]
         if len(repeated):
@@ -170,7 +174,7 @@ ALGONAUTS2023 = Algonauts2023()
 
 
 class _Block:
-    """Rows of one part: both hemispheres side by side."""
+    """Rows of one part: the two hemispheres' arrays, mapped."""
 
     def __init__(self, arrays: Sequence[np.ndarray], paths: Sequence[Path]) -> None:
         self.arrays, self.paths = tuple(arrays), tuple(paths)
@@ -179,8 +183,23 @@ class _Block:
         return len(self.arrays[0])
 
 
+def count_vertices(blocks: Sequence[_Block]) -> tuple[int, ...]:
+    """Return the vertices of the left and of the right hemisphere, the same in all parts."""
+    counts = [tuple(array.shape[1] for array in block.arrays) for block in blocks]
+    for block, count in zip(blocks, counts, strict=True):
+        if count != counts[0]:
+            raise InputError(
+                block.paths[0],
+                expected=f"{counts[0][0]} and {counts[0][1]} vertices, as the training part",
+                found=f"{count[0]} and {count[1]}",
+            )
+    return counts[0]
+
+
 class ChallengeRows:
-    """Rows of the training part and, where it is there, of the test part; mapped, read when asked for.
+    """Rows of the training part and, where it is there, of the test part.
+
+    The two hemispheres are copied once into one memory map, when the first row is asked for, so that a row is read in one piece.
 
     Attributes
     ----------
@@ -190,43 +209,48 @@ class ChallengeRows:
         Vertices of the left and of the right hemisphere.
     """
 
-    def __init__(self, blocks: Sequence[_Block]) -> None:
-        self.blocks = tuple(blocks)
-        counts = [tuple(array.shape[1] for array in block.arrays) for block in blocks]
-        self.hemispheres = counts[0]
-        for block, count in zip(blocks, counts, strict=True):
-            if count != counts[0]:
-                raise InputError(
-                    block.paths[0],
-                    expected=f"{counts[0][0]} and {counts[0][1]} vertices, as the training part",
-                    found=f"{count[0]} and {count[1]}",
-                )
-        self._starts = np.cumsum([0, *(len(block) for block in blocks)])
-        self.shape = (int(self._starts[-1]), sum(counts[0]))
+    def __init__(self, blocks: Sequence[_Block], folder: Path, name: str) -> None:
+        self.blocks, self.hemispheres = tuple(blocks), count_vertices(blocks)
+        self.shape = (sum(map(len, blocks)), sum(self.hemispheres))
         self.dtype = np.dtype(np.float32)
+        stamps = [
+            [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+            for block in blocks
+            for path in block.paths
+        ]
+        self._copy = MappedCopy(folder / f"{name}_{data_hash(stamps)}.npy", self.shape, self._write)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        wanted = np.arange(len(self))[rows]
-        single = wanted.ndim == 0
-        wanted = np.atleast_1d(wanted)
-        out = np.empty((len(wanted), self.shape[1]), np.float32)
-        for block, start in zip(self.blocks, self._starts, strict=False):
-            inside = (wanted >= start) & (wanted < start + len(block))
-            first = 0
-            for array, path in zip(block.arrays, block.paths, strict=True):
-                values = as_float32(array[wanted[inside] - start])
-                bad = ~np.isfinite(values)
-                if bad.any():
-                    row, vertex = np.argwhere(bad)[0]
-                    image = int(wanted[inside][row] - start)
-                    found = f"{int(bad.sum())} NaN or infinite values, the first of image {image + 1}, vertex {int(vertex)}"
-                    raise InputError(path, expected="finite responses", found=found)
-                out[inside, first : first + array.shape[1]] = values
-                first += array.shape[1]
-        return out[0] if single else out
+        return np.asarray(self._copy.mapped[rows])
+
+    def prepare(self) -> ChallengeRows:
+        """Make the map in one pass; NaN or infinity is an error that names file, image and vertex."""
+        self._copy.prepare()
+        return self
+
+    def _write(self, out: np.ndarray) -> None:
+        first = 0
+        for block in self.blocks:
+            for start in range(0, len(block), IMAGES_AT_ONCE):
+                column = 0
+                for array, path in zip(block.arrays, block.paths, strict=True):
+                    values = as_float32(array[start : start + IMAGES_AT_ONCE])
+                    _check(path, values, start)
+                    rows = slice(first + start, first + start + len(values))
+                    out[rows, column : column + values.shape[1]] = values
+                    column += values.shape[1]
+            first += len(block)
+
+
+def _check(path: Path, values: np.ndarray, first: int) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, vertex = np.argwhere(bad)[0]
+        found = f"{int(bad.sum())} NaN or infinite values, the first of image {first + int(row) + 1}, vertex {int(vertex)}"
+        raise InputError(path, expected="finite responses", found=found)
 
 
 def list_images(data_dir: Path, folder: Path, part: str) -> dict[str, Path]:
@@ -375,13 +399,13 @@ def _open_noise(data_dir: Path, folder: Path, counts: Sequence[int]) -> tuple[No
 
 def _describe_part(data_dir: Path, folder: Path, part: str) -> str:
     n_images = len(list_images(data_dir, folder, part))
-    rows = ChallengeRows([_open_part(data_dir, folder, part, n_images)])
-    return f"{n_images} images, {rows.hemispheres[0]} + {rows.hemispheres[1]} vertices"
+    left, right = count_vertices([_open_part(data_dir, folder, part, n_images)])
+    return f"{n_images} images, {left} + {right} vertices"
 
 
 def _hemispheres(data_dir: Path, folder: Path) -> Sequence[int]:
     n_images = len(list_images(data_dir, folder, "train"))
-    return ChallengeRows([_open_part(data_dir, folder, "train", n_images)]).hemispheres
+    return count_vertices([_open_part(data_dir, folder, "train", n_images)])
 
 
 def _describe_noise(data_dir: Path, folder: Path) -> str:

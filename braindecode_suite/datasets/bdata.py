@@ -8,7 +8,7 @@ Both spellings of the two names occur: ``dataset`` and ``dataSet``, ``metadata``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from scipy.io import loadmat, whosmat
 
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.datasets.lab_files import as_float32, one_line
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 
+BLOCK_BYTES = 2**26
 DATA_NAMES, METADATA_NAMES = ("dataset", "dataSet"), ("metadata", "metaData")
 
 
@@ -125,9 +127,23 @@ class BData:
     def rows(self, samples: np.ndarray, columns: np.ndarray, work_dir: Path) -> BDataRows:
         """Return samples of some columns as float32, read when asked for.
 
-        A ``.mat`` file has to be read whole: it is copied once, as ``.npy``, below `work_dir`, and mapped from there.
+        They are copied once, as ``.npy``, below `work_dir`, and mapped from there: a ``.mat`` file has to be read whole,
+        and HDF5 gives scattered rows slowly.
         """
         return BDataRows(self, samples, columns, work_dir)
+
+    def blocks(self, columns: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield some columns of all samples, in order, some samples at a time, in the stored precision."""
+        if self.path.suffix == ".mat":
+            yield self.read(columns)
+            return
+        step = max(BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize), 1)
+        try:
+            with h5py.File(self.path, "r") as file:
+                for start in range(0, self.shape[0], step):
+                    yield np.asarray(file[self._name][start : start + step])[:, columns]
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(self.path, expected="a whole BData file", found=one_line(error)) from error
 
 
 class BDataRows:
@@ -137,20 +153,31 @@ class BDataRows:
         self._data, self._samples, self._columns = data, samples, columns
         self.shape, self.dtype = (len(samples), len(columns)), np.dtype(np.float32)
         status = data.path.stat()
-        key = data_hash([str(data.path.resolve()), status.st_size, status.st_mtime_ns], columns)
-        self._copy = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
+        key = data_hash([str(data.path.resolve()), status.st_size, status.st_mtime_ns], samples, columns)
+        path = work_dir / "bdata" / f"{data.path.stem}_{key}.npy"
+        self._copy = MappedCopy(path, self.shape, self._write)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        wanted = self._samples[rows]
-        single = np.ndim(wanted) == 0
-        samples = np.atleast_1d(wanted)
-        values = self._check(as_float32(self._read(samples)), samples)
-        return values[0] if single else values
+        return np.asarray(self._copy.mapped[rows])
 
-    def _check(self, values: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    def prepare(self) -> BDataRows:
+        """Make the copy in one pass; NaN or infinity is an error that names sample and column."""
+        self._copy.prepare()
+        return self
+
+    def _write(self, out: np.ndarray) -> None:
+        first = 0
+        for block in self._data.blocks(self._columns):
+            rows = np.flatnonzero((self._samples >= first) & (self._samples < first + len(block)))
+            values = as_float32(block[self._samples[rows] - first])
+            self._check(values, self._samples[rows])
+            out[rows] = values
+            first += len(block)
+
+    def _check(self, values: np.ndarray, samples: np.ndarray) -> None:
         bad = ~np.isfinite(values)
         if bad.any():
             row, unit = np.argwhere(bad)[0]
@@ -160,22 +187,6 @@ class BDataRows:
                 found=f"{int(bad.sum())} NaN or infinite values, the first in sample {int(samples[row]) + 1}, "
                 f"column {int(self._columns[unit]) + 1}",
             )
-        return values
-
-    def _read(self, samples: np.ndarray) -> np.ndarray:
-        if self._data.path.suffix == ".mat":
-            if not self._copy.is_file():
-                values = as_float32(self._data.read(self._columns))
-                self._check(values[self._samples], self._samples)
-                with write_aside(self._copy) as aside:
-                    np.save(aside, values)
-            return np.asarray(np.load(self._copy, mmap_mode="r", allow_pickle=False)[samples])
-        unique, back = np.unique(samples, return_inverse=True)  # h5py wants ascending rows
-        try:
-            with h5py.File(self._data.path, "r") as file:
-                return np.asarray(file[self._data._name][unique])[:, self._columns][back]
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(self._data.path, expected="a whole BData file", found=one_line(error)) from error
 
 
 def _pick(path: Path, found: Sequence[str], names: Sequence[str]) -> str:

@@ -91,7 +91,7 @@ class BidsFmriDataset:
         check_option("subject", label, known)
         written = find_betas(data_dir, label)
         if written:
-            return open_written(data_dir, label, written, chosen)
+            return open_written(data_dir, label, written, chosen, work_dir)
         return open_bold(data_dir, label, work_dir, chosen)
 
     def identity(self, data_dir: Path, subjects: Sequence[str]) -> dict[str, str]:

@@ -132,7 +132,7 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
         )
         for run, header in zip(runs, headers, strict=True)
     ]
-    trials = combine_trials(tuple(runs), tuple(events))
+    trials = combine_trials(tuple(runs), tuple(headers), tuple(events))
     chosen = options.model_dump(mode="json", exclude={"prepare", "rois", "stimuli", "image_side"})
     root = work_dir / f"singletrial_{data_hash([str(data_dir.resolve()), chosen])[:8]}"
     one_task = len({run.task for run in runs}) == 1
@@ -193,6 +193,7 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
             default=default_response(model.hrf),
             make=estimation.write,
             key=estimation.key,
+            scratch=work_dir / "betas",
         )
         provenance |= {
             "betas": f"{options.estimator.upper()}, {options.hrf}, from BOLD",
@@ -207,7 +208,13 @@ def open_bold(data_dir: Path, subject: str, work_dir: Path, options: BidsFmriOpt
     return _make_study(data_dir, subject, options, responses, trials, space, warnings, provenance)
 
 
-def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options: BidsFmriOptions) -> Study:
+def open_written(
+    data_dir: Path,
+    subject: str,
+    written: list[BetaFiles],
+    options: BidsFmriOptions,
+    work_dir: Path | None = None,
+) -> Study:
     """Open betas that are in a derivative already; options of the model do not apply."""
     if len(written) > 1:
         found = [
@@ -244,7 +251,9 @@ def open_written(data_dir: Path, subject: str, written: list[BetaFiles], options
             expected="HaemodynamicResponses and which of them is the default",
             found=repr((names, default)),
         )
-    responses = SingleTrialBetas(files, (len(trials), space.n_units), len(names), default)
+    scratch = None if work_dir is None else work_dir / "betas"
+    shape = (len(trials), space.n_units)
+    responses = SingleTrialBetas(files, shape, len(names), default, scratch=scratch)
     provenance = {
         "derivative": str(data_dir),
         "betas": f"{str(sidecar.get('Estimator', 'unknown')).upper()}, read back",

@@ -206,7 +206,8 @@ def read_design(data_dir: Path, subject: str) -> pd.DataFrame:
     -------
     DataFrame
         stimulus_id (file name of the image), session, run, repeat, onset (s), then duration, source (coco, imagenet or scenes),
-        repeated (shown more than once by design, to this subject), response and reaction_time (NaN where none).
+        repeated (shown more than once by design, to this subject), response and reaction_time (NaN where none), run_seconds
+        (NaN where the BOLD is not there).
 
     Raises
     ------
@@ -240,6 +241,7 @@ def read_design(data_dir: Path, subject: str) -> pd.DataFrame:
                     "repeated": table["ImgType"].str.startswith("rep_"),
                     "response": _optional(table, "Response"),
                     "reaction_time": _optional(table, "RT"),
+                    "run_seconds": np.nan if end is None else end,
                 }
             )
         )

@@ -121,7 +121,8 @@ class GOD:
         data = BData(check_inside(data_dir, path))
         trials, samples, warnings = read_labels(data, chosen)
         space, columns, more = _open_space(data)
-        warnings += more + _compare(data_dir, label, trials)
+        trials, differing = _hold_against_events(data_dir, label, trials)
+        warnings += more + differing
         stimuli, image_warnings = _open_images(data_dir, trials, chosen)
         return Study(
             dataset="god",
@@ -188,7 +189,8 @@ def read_design(data_dir: Path, subject: str) -> pd.DataFrame:
     -------
     DataFrame
         stimulus_id (``n01443537_22563``, of imagery ``n01443537``), session (``perceptionTest01``), run, repeat, onset (s), then duration,
-        kind (training, test or imagery), concept (the synset), one_back (shown again at once), vividness (1 to 5, imagery).
+        kind (training, test or imagery), concept (the synset), one_back (shown again at once), vividness (1 to 5, imagery),
+        run_seconds (to the end of the last event, rest, or of the BOLD where it is there).
 
     Raises
     ------
@@ -229,6 +231,7 @@ def read_design(data_dir: Path, subject: str) -> pd.DataFrame:
                     "concept": ids.str.partition("_")[0].astype(object),
                     "one_back": (ids == ids.shift()) & (kind != "imagery"),
                     "vividness": pd.to_numeric(vividness[shown], errors="coerce").to_numpy(),
+                    "run_seconds": float(np.max(onset + duration)) if end is None else end,
                 }
             )
         )
@@ -392,11 +395,15 @@ def _find_grid(points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return (indices, affine) if len(np.unique(indices, axis=0)) == len(indices) else None
 
 
-def _compare(data_dir: Path, subject: str, trials: pd.DataFrame) -> list[str]:
-    """Hold the stimuli of the BData file against the events, where both are there."""
+def _hold_against_events(
+    data_dir: Path, subject: str, trials: pd.DataFrame
+) -> tuple[pd.DataFrame, list[str]]:
+    """Compare the stimuli of the BData file with the events and take the lengths of runs from them, where both are there."""
     if not any((data_dir / f"sub-{subject}").glob("ses-*/func/*_events.tsv")):
-        return []
+        return trials, []
     design = read_design(data_dir, subject)
+    lengths = design.drop_duplicates(["session", "run"])[["session", "run", "run_seconds"]]
+    trials = trials.merge(lengths, on=["session", "run"], how="left")
     differing = []
     for kind in KINDS.values():
         ours, theirs = (set(table.loc[table["kind"] == kind, "stimulus_id"]) for table in (trials, design))
@@ -404,7 +411,7 @@ def _compare(data_dir: Path, subject: str, trials: pd.DataFrame) -> list[str]:
             differing.append(
                 f"{kind}: {len(ours - theirs)} only in the file, {len(theirs - ours)} only in the events"
             )
-    return [f"stimuli of file and events differ ({'; '.join(differing)})"] if differing else []
+    return trials, [f"stimuli of file and events differ ({'; '.join(differing)})"] if differing else []
 
 
 def _open_images(data_dir: Path, trials: pd.DataFrame, options: GODOptions) -> tuple[Any, list[str]]:

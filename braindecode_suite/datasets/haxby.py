@@ -224,7 +224,7 @@ def _labels_path(folder: Path) -> Path:
 
 
 def _trials(path: Path, n_volumes: int, repetition_time: float) -> pd.DataFrame:
-    """Return one row a volume: stimulus_id, session, run, repeat, onset, and category, volume (in its run), block."""
+    """Return one row a volume: stimulus_id, session, run, repeat, onset, and category, volume (in its run), block, run_seconds."""
     try:
         table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
@@ -255,4 +255,6 @@ def _trials(path: Path, n_volumes: int, repetition_time: float) -> pd.DataFrame:
     trials["onset"] = trials["volume"] * repetition_time
     trials["category"] = label
     trials["block"] = np.cumsum(changes)
-    return trials[["stimulus_id", "session", "run", "repeat", "onset", "category", "volume", "block"]]
+    trials["run_seconds"] = trials.groupby("run")["volume"].transform("size") * repetition_time
+    first = ["stimulus_id", "session", "run", "repeat", "onset"]
+    return trials[[*first, "category", "volume", "block", "run_seconds"]]

@@ -23,6 +23,7 @@ from braindecode_suite.datasets.nsd_check import check_release
 from braindecode_suite.datasets.nsd_files import (
     BETA_VERSIONS,
     GRID,
+    RUN_SECONDS,
     RUNS_A_SESSION,
     SURFACE,
     TRIALS_A_SESSION,
@@ -335,6 +336,8 @@ def _make_trials(
         }
     )
     warnings = _add_behaviour(layout, table, rows, images[order])
+    if per_session == TRIALS_A_SESSION or layout.behaviour.is_file():  # otherwise nothing tells the runs
+        table["run_seconds"] = RUN_SECONDS
     counts = table.groupby("stimulus_id").size()
     if (counts < 3).any():
         warnings.append(

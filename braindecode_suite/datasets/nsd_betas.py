@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ INT16_SCALE = 300.0
 """Integers are percent signal change times this."""
 _PLANE_BYTES = 128 * 2**20
 _LISTED_SHARE = 0.1
-_VOXELS_AT_A_TIME = 256
+_TRIALS_AT_A_TIME, _VOXELS_AT_A_TIME = 64, 256
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def read_header(path: Path) -> SessionHeader:
     return SessionHeader(path, n_trials, (x, y, z), np.issubdtype(dtype, np.integer) and not scaled)
 
 
-def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Read the betas of one session inside a mask, in one sequential pass.
+def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Read the betas of one session inside a mask, in one sequential pass, as they are stored (see `percent_rows`).
 
     Parameters
     ----------
@@ -92,8 +92,8 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
 
     Returns
     -------
-    array of float32 of shape (trials, voxels)
-        Percent signal change; voxels in C order of the mask.
+    array of shape (trials, voxels)
+        Percent signal change, or integers that are `INT16_SCALE` times it; voxels in C order of the mask.
 
     Raises
     ------
@@ -109,14 +109,11 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             header.path, expected="a whole beta file", found=short(error), hint="download it again"
         ) from error
     if header.integer:
-        scaled = np.empty(values.shape, np.float32)  # row by row, whatever the order of the file
-        for start in range(0, values.shape[1], _VOXELS_AT_A_TIME):
-            some = slice(start, start + _VOXELS_AT_A_TIME)
-            np.multiply(values[:, some], np.float32(1 / INT16_SCALE), out=scaled[:, some], dtype=np.float32)
-        return scaled
+        return values
     values = as_float32(values)
-    bad = ~np.isfinite(values)
-    if bad.any():
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = ~finite
         trial, voxel = np.argwhere(bad)[0]
         x, y, z = (int(i) for i in np.argwhere(mask)[voxel])
         raise InputError(
@@ -124,7 +121,28 @@ def read_session(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[np.f
             expected="finite betas inside the mask",
             found=f"{int(bad.sum())} NaN or infinite values, the first in voxel ({x}, {y}, {z}), trial {int(trial) + 1}",
         )
-    return np.ascontiguousarray(values)
+    return values
+
+
+def percent_rows(values: NDArray[Any], header: SessionHeader) -> Iterator[NDArray[np.float32]]:
+    """Yield a session's rows as percent signal change, some trials at a time, so that no session is in memory twice.
+
+    Parameters
+    ----------
+    values : array of shape (trials, voxels)
+        Of `read_session`.
+    header : SessionHeader
+    """
+    for first in range(0, len(values), _TRIALS_AT_A_TIME):
+        block = values[first : first + _TRIALS_AT_A_TIME]
+        if not header.integer:
+            yield np.ascontiguousarray(block, np.float32)
+            continue
+        scaled = np.empty(block.shape, np.float32)  # row by row, whatever the order of the file
+        for start in range(0, block.shape[1], _VOXELS_AT_A_TIME):
+            some = slice(start, start + _VOXELS_AT_A_TIME)
+            np.multiply(block[:, some], np.float32(1 / INT16_SCALE), out=scaled[:, some], dtype=np.float32)
+        yield scaled
 
 
 def _read_hdf5(header: SessionHeader, mask: NDArray[np.bool_]) -> NDArray[Any]:
@@ -252,7 +270,7 @@ class MaskedBetas:
         return {**self.__dict__, "_rows": None}
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        return self._open()[rows]
+        return self.mapped[rows]
 
     @property
     def is_prepared(self) -> bool:
@@ -262,7 +280,7 @@ class MaskedBetas:
     @property
     def varies(self) -> NDArray[np.bool_]:
         """Voxels that are not constant in every session, of shape (voxels,); prepares first."""
-        self._open()
+        self.prepare()
         if self._varies is None:
             packed = self._read_manifest(self._manifest)["varies"]
             sessions = [np.frombuffer(bytes.fromhex(packed[number]), np.uint8) for number in self._stamps]
@@ -291,11 +309,8 @@ class MaskedBetas:
                 if str(number) not in done:
                     if progress is not None:
                         progress(f"session {number}")
-                    values = read_session(header, self.mask)
-                    varies[str(number)] = np.packbits(np.ptp(values, axis=0) > 0).tobytes().hex()
-                    with partial.open("r+b") as stream:
-                        stream.seek(offset + start * self.shape[1] * self.dtype.itemsize)
-                        values.tofile(stream)
+                    place = offset + start * self.shape[1] * self.dtype.itemsize
+                    varies[str(number)] = self._copy(header, partial, place)
                     done.add(str(number))
                     self._write_manifest(manifest, done, varies)
                 start += header.n_trials
@@ -310,11 +325,22 @@ class MaskedBetas:
             ) from error
         return self
 
+    def _copy(self, header: SessionHeader, partial: Path, place: int) -> str:
+        """Write one session at a byte of the map; return which voxels vary in it, packed."""
+        values = read_session(header, self.mask)
+        with partial.open("r+b") as stream:
+            stream.seek(place)
+            for rows in percent_rows(values, header):
+                rows.tofile(stream)
+        return np.packbits(values.max(axis=0) != values.min(axis=0)).tobytes().hex()
+
     @property
     def _manifest(self) -> Path:
         return self.path.with_suffix(".json")
 
-    def _open(self) -> NDArray[np.float32]:
+    @property
+    def mapped(self) -> NDArray[np.float32]:
+        """All rows as a memory map, of shape (trials, voxels); prepares first."""
         if self._rows is None:
             self.prepare()
             self._rows = np.load(self.path, mmap_mode="r", allow_pickle=False)

@@ -25,7 +25,7 @@ from braindecode_suite.datasets.lab_files import (
 from braindecode_suite.datasets.volumes import open_volume, read_values
 
 GRID, SURFACE = "func1pt8mm", "fsaverage"
-TRIALS_A_SESSION, RUNS_A_SESSION = 750, 12
+TRIALS_A_SESSION, RUNS_A_SESSION, RUN_SECONDS = 750, 12, 300.0
 BETA_VERSIONS = {
     "b1": "betas_assumehrf",
     "b2": "betas_fithrf",

@@ -13,6 +13,7 @@ from braindecode_suite.core.checks import check_file, check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.spaces import SurfaceSpace
 from braindecode_suite.core.study import Noise
+from braindecode_suite.datasets.mapped_rows import gather
 from braindecode_suite.datasets.nsd_betas import MaskedBetas, SessionHeader, read_header
 from braindecode_suite.datasets.nsd_files import Layout, read_label_table
 from braindecode_suite.datasets.volumes import open_volume, read_values
@@ -48,7 +49,10 @@ class SurfaceBetas:
         return len(self.left)
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        return np.concatenate([self.left[rows], self.right[rows]], axis=-1)
+        wanted = np.arange(len(self))[rows]
+        if wanted.ndim == 0:
+            return np.concatenate([self.left[rows], self.right[rows]])
+        return gather([self.left.mapped, self.right.mapped], wanted)
 
     @property
     def is_prepared(self) -> bool:

@@ -20,6 +20,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import ParcelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 from braindecode_suite.datasets.parcels_files import SUFFIXES, SeriesFile, open_series, read_mapping
 from braindecode_suite.datasets.volumes import open_volume
 
@@ -115,7 +116,7 @@ class Parcels:
         data_dir : Path
         subject : str
         work_dir : Path
-            Unused: nothing is cached.
+            The series are copied there once, as one memory map, when the first is read.
         **options
             See `ParcelOptions`.
 
@@ -144,21 +145,16 @@ class Parcels:
         volume, affine = (
             _atlas_volume(Path(chosen.atlas_image), len(labels)) if chosen.atlas_image else (None, None)
         )
+        repetition_time = _repetition_time(data_dir, files, description, chosen)
         space = ParcelSpace(
-            atlas,
-            labels,
-            _repetition_time(data_dir, files, description, chosen),
-            _networks(labels),
-            volume,
-            affine,
-            chosen.atlas_template,
+            atlas, labels, repetition_time, _networks(labels), volume, affine, chosen.atlas_template
         )
         notes += [] if named else ["The parcels are not named: their order is taken to be that of the atlas."]
         return Study(
             dataset="parcels",
             subject=subject,
-            responses=SeriesResponses(files),
-            trials=_trials(runs, files),
+            responses=SeriesResponses(files, work_dir / "parcels", _identity(files, description)),
+            trials=_trials(runs, files, repetition_time),
             stimuli=None,
             space=space,
             unit=chosen.unit,
@@ -186,13 +182,14 @@ class Parcels:
         lines = []
         for label in labels:
             try:
-                study = self.open(data_dir, label, data_dir)
-                study.read(slice(None))
+                responses = self.open(data_dir, label, data_dir).responses
+                assert isinstance(responses, SeriesResponses)
+                for file in responses.files:
+                    file.read()
             except InputError as error:
                 lines.append(FileCheck(error.where, "bad", f"{error.found} instead of {error.expected}"))
                 continue
-            assert isinstance(study.responses, SeriesResponses)
-            for file in study.responses.files:
+            for file in responses.files:
                 shape = f"{file.n_parcels} parcels x {file.n_times} samples"
                 lines.append(FileCheck(str(file.path.relative_to(data_dir)), "ok", shape))
         return lines
@@ -202,7 +199,15 @@ PARCELS = Parcels()
 
 
 class SeriesResponses:
-    """Runs of one subject, read when they are asked for.
+    """Runs of one subject as one memory map, made the first time a row is asked for.
+
+    Parameters
+    ----------
+    files : sequence of SeriesFile
+    folder : Path
+        Where the map goes.
+    key : str
+        What tells these series, and how they are read, from others.
 
     Attributes
     ----------
@@ -212,7 +217,7 @@ class SeriesResponses:
         Samples of each run.
     """
 
-    def __init__(self, files: Sequence[SeriesFile]) -> None:
+    def __init__(self, files: Sequence[SeriesFile], folder: Path, key: str) -> None:
         self.files = tuple(files)
         self.lengths = np.array([file.n_times for file in files])
         equal = len(set(self.lengths.tolist())) == 1
@@ -220,6 +225,8 @@ class SeriesResponses:
             (int(self.lengths[0]),) if equal else ()
         )
         self.dtype = np.dtype(np.float32)
+        self._edges = np.cumsum([0, *(self.lengths * self.shape[1])])
+        self._copy = MappedCopy(folder / f"series_{key}.npy", (int(self._edges[-1]),), self._write)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -228,13 +235,34 @@ class SeriesResponses:
         """Return float32 of shape (rows, parcels, times), or an object array of arrays (parcels, times) of differing length."""
         wanted = np.arange(len(self))[rows]
         if wanted.ndim == 0:
-            return self.files[int(wanted)].read()
-        found = [self.files[k].read() for k in wanted]
-        if len(self.shape) == 3:
-            return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.float32)
-        ragged = np.empty(len(found), object)
-        ragged[:] = found
-        return ragged
+            return self._series(int(wanted)).copy()
+        equal = len(self.shape) == 3
+        out = np.empty((len(wanted), *self.shape[1:]), np.float32) if equal else np.empty(len(wanted), object)
+        for k, run in enumerate(wanted.tolist()):
+            out[k] = self._series(run) if equal else self._series(run).copy()
+        return out
+
+    def prepare(self) -> SeriesResponses:
+        """Make the map: every file is read once; a broken one, or NaN in it, is an `InputError` and leaves nothing behind."""
+        self._copy.prepare()
+        return self
+
+    def _write(self, out: np.ndarray) -> None:
+        for file, start, stop in zip(self.files, self._edges, self._edges[1:], strict=False):
+            out[start:stop] = file.read().reshape(-1)
+
+    def _series(self, run: int) -> np.ndarray:
+        return self._copy.mapped[self._edges[run] : self._edges[run + 1]].reshape(self.shape[1], -1)
+
+
+def _identity(files: Sequence[SeriesFile], description: Mapping[str, Any]) -> str:
+    """Hash of name, size, time and shape of the files, and of what says how they are read."""
+    stamps = []
+    for file in files:
+        status = file.path.stat()
+        shape = [file.n_parcels, file.n_times]
+        stamps.append([str(file.path.resolve()), status.st_size, status.st_mtime_ns, shape])
+    return data_hash(stamps, dict(description))
 
 
 def _atlas_volume(path: Path, n_parcels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -387,7 +415,7 @@ def _networks(labels: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.array([bool(match) and match[1] == name for match in of_each]) for name in names}  # type: ignore[index]
 
 
-def _trials(runs: Sequence[_Run], files: Sequence[SeriesFile]) -> pd.DataFrame:
+def _trials(runs: Sequence[_Run], files: Sequence[SeriesFile], repetition_time: float) -> pd.DataFrame:
     """Return one row a run; what was seen is not known, so its task stands for the stimulus."""
     trials = pd.DataFrame({"stimulus_id": pd.Series([run.task for run in runs], dtype=object)})
     for column in ("session", "run"):
@@ -400,4 +428,5 @@ def _trials(runs: Sequence[_Run], files: Sequence[SeriesFile]) -> pd.DataFrame:
     trials["repeat"] = trials.groupby("stimulus_id").cumcount() + 1
     trials["onset"] = 0.0
     trials["samples"] = [file.n_times for file in files]
+    trials["run_seconds"] = trials["samples"] * repetition_time
     return trials

@@ -152,7 +152,9 @@ class Estimation:
         return {"VolumesLeftOut": dropped, "VoxelsWithoutSignal": int((~valid).sum())}
 
 
-def combine_trials(runs: tuple[RunFiles, ...], events: tuple[Events, ...]) -> pd.DataFrame:
+def combine_trials(
+    runs: tuple[RunFiles, ...], headers: tuple[Header, ...], events: tuple[Events, ...]
+) -> pd.DataFrame:
     """Return the trials of all runs in one table.
 
     Sessions and runs keep their labels, as numbers where all are; runs are counted within the session where labels are
@@ -161,7 +163,7 @@ def combine_trials(runs: tuple[RunFiles, ...], events: tuple[Events, ...]) -> pd
     Returns
     -------
     DataFrame
-        ``stimulus_id, session, run, repeat, onset, duration, task`` and the other columns of the events.
+        ``stimulus_id, session, run, repeat, onset, duration, task, run_seconds`` and the other columns of the events.
     """
     sessions = [run.session or "1" for run in runs]
     named = [(session, run.run) for session, run in zip(sessions, runs, strict=True)]
@@ -169,13 +171,14 @@ def combine_trials(runs: tuple[RunFiles, ...], events: tuple[Events, ...]) -> pd
         labels = [run.run for run in runs]
     else:
         labels = [str(sessions[: k + 1].count(session)) for k, session in enumerate(sessions)]
-    own = ("session", "run", "repeat", "task")
+    own = ("session", "run", "repeat", "task", "run_seconds")
     tables = []
-    for run, session, label, some in zip(runs, sessions, labels, events, strict=True):
+    for run, header, session, label, some in zip(runs, headers, sessions, labels, events, strict=True):
         table = some.trials.rename(columns={name: f"events_{name}" for name in own})
-        tables.append(table.assign(session=session, run=label, task=run.task))
+        lasts = header.n_volumes * header.t_r
+        tables.append(table.assign(session=session, run=label, task=run.task, run_seconds=lasts))
     trials = pd.concat(tables, ignore_index=True)
     trials["repeat"] = count_repeats(trials["stimulus_id"])
-    first = ["stimulus_id", "session", "run", "repeat", "onset", "duration", "task"]
+    first = ["stimulus_id", "session", "run", "repeat", "onset", "duration", "task", "run_seconds"]
     rest = [column for column in trials.columns if column not in first]
     return plain_labels(trials[first + rest].fillna(dict.fromkeys(rest, "n/a")))

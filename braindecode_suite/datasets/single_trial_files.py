@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from xml.parsers import expat
 
@@ -42,7 +43,7 @@ from braindecode_suite.learning.single_trial_glm import choose_response
 SUFFIX = "_desc-singletrial_betas"
 MASK, NCSNR = "desc-brain_mask", "stat-ncsnr_statmap"
 BLOCK_BYTES = 2**26
-_NUMBERS = ("repeat", "onset", "duration")
+_NUMBERS = ("repeat", "onset", "duration", "run_seconds")
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,12 @@ class SingleTrialBetas:
     key : str
         What the sidecar's ``InputHash`` must be; betas of other inputs are made again. Empty takes what is there.
     chosen : int array of shape (voxels,) or None
-        The response read in each voxel; see `tuned`.
+        The response read in each voxel; see `tuned`. Their betas are gathered once into a temporary file, which goes with this
+        object: a row would otherwise have to be picked from those of all responses each time.
+    scratch : Path or None
+        Folder of that file; the system's own by default.
     opened : dict
-        The memory map, once a row has been read.
+        The memory maps, once a row has been read.
     """
 
     files: BetaFiles
@@ -136,6 +140,7 @@ class SingleTrialBetas:
     make: Callable[[], None] | None = None
     key: str = ""
     chosen: NDArray[np.int64] | None = None
+    scratch: Path | None = None
     opened: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @property
@@ -147,11 +152,9 @@ class SingleTrialBetas:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        stored = self._map()
         if self.chosen is None:
-            return np.asarray(stored[:, self.default][rows])
-        wanted = np.arange(len(self))[rows]
-        return np.asarray(stored[wanted[..., None], self.chosen, np.arange(self.shape[1])])
+            return np.asarray(self._map()[:, self.default][rows])
+        return np.asarray(self._chosen_rows(self.chosen)[rows])
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the memory map out: a copy in another process opens its own."""
@@ -183,7 +186,7 @@ class SingleTrialBetas:
                 found="runs divided between training and held-out trials",
                 hint="split by run, or take hrf=glover",
             )
-        return replace(self, chosen=choose_response(explained[runs], total[runs]))
+        return replace(self, chosen=choose_response(explained[runs], total[runs]), opened={})
 
     def prepare(self) -> SingleTrialBetas:
         """Write the files if they are not there, or were made of other inputs."""
@@ -231,6 +234,19 @@ class SingleTrialBetas:
                 )
             self.opened["betas"] = np.memmap(self.files.betas, np.float32, "r", offset, shape)
         return self.opened["betas"]
+
+    def _chosen_rows(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        if "chosen" not in self.opened:
+            stored = self._map().view(np.ndarray).reshape(len(self), -1)
+            places = chosen * self.shape[1] + np.arange(self.shape[1])  # in a trial's (responses, voxels)
+            if self.scratch is not None:
+                self.scratch.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.scratch) as file:
+                rows = np.memmap(file, np.float32, "w+", shape=(len(self), self.shape[1]))
+            for row, trial in zip(rows, stored, strict=True):
+                row[:] = trial[places]
+            self.opened["chosen"] = rows
+        return self.opened["chosen"]
 
 
 def check_content(path: Path, file: Any, n_trials: int, n_voxels: int) -> tuple[tuple[int, int, int], int]:

@@ -21,12 +21,13 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.spaces import Space, UnitSpace, VoxelSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.image_files import pick_image
-from braindecode_suite.datasets.lab_files import DAMAGED, as_float32, check_inside, one_line
+from braindecode_suite.datasets.lab_files import DAMAGED, check_inside, one_line
+from braindecode_suite.datasets.mapped_rows import FiniteRows, MappedCopy
 from braindecode_suite.datasets.volumes import read_mask
 
 TREE = """\
 responses.npy or responses.h5    (trials, units), numbers; the .h5 holds a dataset `responses`
-trials.tsv                       a row a trial: stimulus_id; optional session, run, repeat, onset, image, split, concept
+trials.tsv                       a row a trial: stimulus_id; optional session, run, repeat, onset (s), run_seconds, image, split, concept
 images/                          <stimulus_id>.png or .jpg, or the file named in the column `image`; all of one size
 mask.nii.gz                      optional: as many voxels above 0 as there are units, in C order of the array
 rois.tsv                         optional: columns unit (from 0) and roi, a row a membership
@@ -35,6 +36,7 @@ attributes.tsv                   optional: stimulus_id, and what is known of eac
 
 For several subjects the files lie in folders sub-01, sub-02...; images, captions and attributes may stay above them.
 """
+BLOCK_BYTES = 2**26
 FILES = (
     "responses.npy",
     "responses.h5",
@@ -97,7 +99,7 @@ class TableDataset:
         folder = self._folder(data_dir, subject)
         for name in FILES:
             check_inside(data_dir, _beside_or_above(data_dir, folder, name))
-        responses = open_responses(folder)
+        responses = open_responses(folder, work_dir)
         trials = read_trials(folder / "trials.tsv", len(responses))
         stimuli, trials = _open_stimuli(data_dir, folder, trials)
         space = _open_space(folder, responses.shape[1])
@@ -118,9 +120,9 @@ class TableDataset:
         for subject in subjects:
             try:
                 folder = self._folder(data_dir, subject)
-                responses = open_responses(folder)
+                responses = open_responses(folder, data_dir)
                 ids = read_trials(folder / "trials.tsv", len(responses))["stimulus_id"]
-                found[subject] = data_hash(list(ids), list(responses.shape), responses[:1], responses[-1:])
+                found[subject] = data_hash(list(ids), list(responses.shape), *responses.ends())
             except InputError:
                 continue
         return found
@@ -151,12 +153,13 @@ class TableDataset:
 
 
 class TableResponses:
-    """Rows of ``responses.npy`` or of the dataset `responses` in ``responses.h5``, read when asked for.
+    """Rows of ``responses.npy``, mapped, or of the dataset `responses` in ``responses.h5``, read when asked for.
 
-    Rows with NaN or infinity are an `InputError` naming the file, the row and the unit.
+    HDF5 gives scattered rows slowly: it is copied once, as ``.npy``, below the work folder. Rows with NaN or infinity are an
+    `InputError` naming the file, the row and the unit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, work_dir: Path) -> None:
         self.path = path
         try:
             if path.suffix == ".npy":
@@ -179,6 +182,11 @@ class TableResponses:
             raise InputError(
                 path, expected="numbers of shape (trials, units)", found=f"{self.dtype}, shape {self.shape}"
             )
+        self._finite = FiniteRows(len(self))
+        status = path.stat()
+        key = data_hash([str(path.resolve()), status.st_size, status.st_mtime_ns])
+        place = path if path.suffix == ".npy" else work_dir / "table" / f"responses_{key}.npy"
+        self._copy = MappedCopy(place, self.shape, self._write, self.dtype)
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -187,24 +195,40 @@ class TableResponses:
         wanted = np.arange(len(self))[rows]
         single = wanted.ndim == 0
         wanted = np.atleast_1d(wanted)
-        try:
-            if self.path.suffix == ".npy":
-                values = np.asarray(np.load(self.path, mmap_mode="r", allow_pickle=False)[wanted])
-            else:
-                unique, back = np.unique(wanted, return_inverse=True)  # h5py wants ascending rows
-                with h5py.File(self.path, "r") as file:
-                    values = np.asarray(file["responses"][unique])[back]
-        except DAMAGED as error:
-            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
-        bad = ~np.isfinite(as_float32(values))
-        if bad.any():
-            row, unit = np.argwhere(bad)[0]
+        values = self._copy.mapped[wanted]
+        bad = self._finite.find_bad(values, wanted)
+        if bad is not None:
+            count, row, unit = bad
             raise InputError(
                 self.path,
                 expected="finite responses",
-                found=f"{int(bad.sum())} NaN or infinite values, the first in row {int(wanted[row])}, unit {int(unit)}",
+                found=f"{count} NaN or infinite values, the first in row {int(wanted[row])}, unit {unit}",
             )
         return values[0] if single else values
+
+    def ends(self) -> list[NDArray[Any]]:
+        """Return the first row and the last, each of shape (1, units), from the file as it lies."""
+        if self.path.suffix == ".npy":
+            return [self[:1], self[-1:]]
+        try:
+            with h5py.File(self.path, "r") as file:
+                return [np.asarray(file["responses"][:1]), np.asarray(file["responses"][-1:])]
+        except DAMAGED as error:
+            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
+
+    def prepare(self) -> TableResponses:
+        """Copy an HDF5 file in one pass; a ``.npy`` is mapped as it lies."""
+        self._copy.prepare()
+        return self
+
+    def _write(self, out: NDArray[Any]) -> None:
+        step = max(BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize), 1)
+        try:
+            with h5py.File(self.path, "r") as file:
+                for start in range(0, len(self), step):
+                    out[start : start + step] = file["responses"][start : start + step]
+        except DAMAGED as error:
+            raise InputError(self.path, expected="a whole array of numbers", found=one_line(error)) from error
 
 
 class TableStimuli:
@@ -250,7 +274,7 @@ class TableStimuli:
         return None
 
 
-def open_responses(folder: Path) -> TableResponses:
+def open_responses(folder: Path, work_dir: Path) -> TableResponses:
     """Open responses.npy or responses.h5; both at once is ambiguous."""
     found = [folder / name for name in ("responses.npy", "responses.h5") if (folder / name).is_file()]
     if len(found) != 1:
@@ -259,7 +283,7 @@ def open_responses(folder: Path) -> TableResponses:
             expected="either responses.npy or responses.h5",
             found=" and ".join(p.name for p in found) or "neither",
         )
-    return TableResponses(found[0])
+    return TableResponses(found[0], work_dir)
 
 
 def read_trials(path: Path, n_responses: int) -> pd.DataFrame:
@@ -278,6 +302,8 @@ def read_trials(path: Path, n_responses: int) -> pd.DataFrame:
         else:
             table[column] = _whole_numbers(path, table[column])
     table["onset"] = pd.to_numeric(table["onset"], errors="coerce") if "onset" in table.columns else np.nan
+    if "run_seconds" in table.columns:
+        table["run_seconds"] = pd.to_numeric(table["run_seconds"], errors="coerce")
     first = ["stimulus_id", "session", "run", "repeat", "onset"]
     return table[[*first, *(column for column in table.columns if column not in first)]]
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from braindecode_suite.core.checks import check_file
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.datasets.lab_files import as_float32, one_line
+from braindecode_suite.datasets.mapped_rows import MappedCopy
 
 _BLOCK_BYTES = 192 * 2**20
 
@@ -134,54 +135,46 @@ class TrialRows:
         self.shape, self.dtype = (table.shape[1], len(voxels)), np.dtype(np.float32)
         status = table.path.stat()
         key = data_hash([str(table.path.resolve()), status.st_size, status.st_mtime_ns], voxels)
-        self.path = work_dir / "betas" / f"{table.path.stem}_{key}.npy"
-        self._rows: np.ndarray | None = None
+        path = work_dir / "betas" / f"{table.path.stem}_{key}.npy"
+        self._copy = MappedCopy(path, self.shape, self._write)
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the memory map out: a copy in another process opens its own."""
-        return {**self.__dict__, "_rows": None}
-
     def __getitem__(self, rows: Any) -> np.ndarray:
-        if self._rows is None:
-            self.prepare()
-            self._rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return np.asarray(self._rows[rows])
+        return np.asarray(self._copy.mapped[rows])
 
     def prepare(self) -> TrialRows:
         """Make the map in one sequential pass over the voxels, blocks of 192 MB at a time; nothing is left half written."""
-        if self.path.is_file():
-            return self
+        self._copy.prepare()
+        return self
+
+    def _write(self, out: np.ndarray) -> None:
         row_size = (self._table.shape[1] + self._table.first) * 8
         step = max(_BLOCK_BYTES // row_size, 1)
         unit_of = np.full(self._table.shape[0], -1)
         unit_of[self._voxels] = np.arange(len(self._voxels))
-        with write_aside(self.path) as aside:
-            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=self.shape)
-            try:
-                with h5py.File(self._table.path, "r") as file:
-                    values = file[self._table.dataset]
-                    for start in range(0, self._table.shape[0], step):
-                        units = unit_of[start : start + step]
-                        inside = np.flatnonzero(units >= 0)
-                        if not len(inside):
-                            continue
-                        block = as_float32(values[start : start + step, self._table.first :][inside])
-                        self._check(block, start + inside)
-                        out[:, units[inside]] = block.T
-            except (OSError, KeyError, ValueError, RuntimeError) as error:
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(
-                    self._table.path,
-                    expected="a whole HDF5 file",
-                    found=one_line(error),
-                    hint="download it again",
-                ) from error
-            out.flush()
-        return self
+        out[:] = 0  # its pages in order, before columns are written all over it
+        try:
+            with h5py.File(self._table.path, "r") as file:
+                values = file[self._table.dataset]
+                for start in range(0, self._table.shape[0], step):
+                    units = unit_of[start : start + step]
+                    inside = np.flatnonzero(units >= 0)
+                    if not len(inside):
+                        continue
+                    block = as_float32(values[start : start + step, self._table.first :][inside])
+                    self._check(block, start + inside)
+                    out[:, units[inside]] = block.T
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                self._table.path,
+                expected="a whole HDF5 file",
+                found=one_line(error),
+                hint="download it again",
+            ) from error
 
     def _check(self, block: np.ndarray, voxels: np.ndarray) -> None:
         bad = ~np.isfinite(block)

@@ -7,6 +7,7 @@ ENCODERS = Registry(
     {
         "ridge": "braindecode_suite.encoders.ridge:RidgeEncoder",
         "mindeye": "braindecode_suite.encoders.mindeye:MindEyeEncoder",
+        "brain-routing": "braindecode_suite.encoders.brain_routing:BrainRouting",
         "inverted-encoding": "braindecode_suite.encoders.inverted_encoding:InvertedEncoding",
     },
 )

@@ -22,9 +22,10 @@ from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort
+from braindecode_suite.encoders.latent_task import TargetLatents, fit_scalers
 from braindecode_suite.encoders.mindeye_config import PRESETS, MindEyeConfig, preset
 from braindecode_suite.encoders.mindeye_network import MindEyeNetwork, Roles, join_state, split_state
-from braindecode_suite.encoders.mindeye_task import MindEyeTask, TargetLatents, fit_scalers, predict_rows
+from braindecode_suite.encoders.mindeye_task import MindEyeTask, predict_rows
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,

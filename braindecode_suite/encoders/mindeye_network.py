@@ -152,7 +152,7 @@ def split_state(
             continue
         before, after = f".{key}".split(part)
         number, name = after.split(".", 1)
-        own[int(number)][f"{before[1:]}{part}*.{name}"] = value
+        own[int(number)][f"{before}{part}*.{name}"[1:]] = value
     return shared, own
 
 

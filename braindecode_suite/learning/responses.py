@@ -108,8 +108,8 @@ def fit_scaler(study: Study, images: ImageRows, *, weight_by_signal: bool = True
         within = (square - between) / max(len(rows) - len(images), 1)
         share = 1 - within / np.where(alive, variance * len(rows) / (len(rows) - 1), 1)
         gain = gain * np.sqrt(np.clip(share, 0.01, 1))
-    if study.valid is not None and len(study.valid) == len(gain):
-        gain = np.where(study.valid, gain, 0)
+    if study.valid is not None:
+        gain = np.where(study.valid[study.kept], gain, 0)
     return UnitScaler((mean + shift).astype(np.float32), gain.astype(np.float32))
 
 

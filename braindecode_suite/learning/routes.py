@@ -69,6 +69,7 @@ def route_units(
     rest: bool = True,
     hemispheres: bool = True,
     alive: np.ndarray | None = None,
+    option: str = "queries",
 ) -> Routes:
     """Work out the queries of a space.
 
@@ -90,6 +91,8 @@ def route_units(
         Whether regions are split in left and right where the space tells them apart.
     alive : array of bool of shape (units * times,), optional
         Units that can be modelled at all.
+    option : str
+        What `queries` is called where the user sets it, for errors.
 
     Returns
     -------
@@ -106,27 +109,30 @@ def route_units(
     alive = np.ones(n, bool) if alive is None else alive
     check_shape("alive", alive, "units", units=n)
     if queries in ("units", "parcels", "channels", "times"):
-        names, query = _partition(space, n_times, queries)
-        return _without_empty(names, np.where(alive, query, -1))
+        names, query = _partition(space, n_times, queries, option)
+        return _without_empty(names, np.where(alive, query, -1), option)
     members = {
         name: np.repeat(member, n_times) & alive
-        for name, member in _regions(space, queries, rois, rest, hemispheres).items()
+        for name, member in _regions(space, queries, rois, rest, hemispheres, option).items()
     }
     members = {name: member for name, member in members.items() if member.any()}
     if not members:
         raise InputError("`rois`", expected="regions with units", found="none")
     table = np.stack(list(members.values()))  # (queries, units)
     if overlap == "first":
-        return _without_empty(tuple(members), np.where(table.any(axis=0), table.argmax(axis=0), -1))
+        first = np.where(table.any(axis=0), table.argmax(axis=0), -1)
+        return _without_empty(tuple(members), first, option)
     return _mixed(tuple(members), table, overlap)
 
 
-def _partition(space: Space, n_times: int, queries: Queries) -> tuple[tuple[str, ...], np.ndarray]:
+def _partition(
+    space: Space, n_times: int, queries: Queries, option: str
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Return names of the queries and the query of each unit, where units are in one each."""
     n = space.n_units
     if queries == "parcels" and not isinstance(space, ParcelSpace):
         raise InputError(
-            "`queries`", expected="a space of parcels, for 'parcels'", found=type(space).__name__
+            f"`{option}`", expected="a space of parcels, for 'parcels'", found=type(space).__name__
         )
     own = space.labels if isinstance(space, ParcelSpace) else getattr(space, "names", None)
     names = tuple(own) if own is not None else tuple(f"unit-{k}" for k in range(n))
@@ -139,14 +145,14 @@ def _partition(space: Space, n_times: int, queries: Queries) -> tuple[tuple[str,
 
 
 def _regions(
-    space: Space, queries: Queries, rois: Sequence[str], rest: bool, hemispheres: bool
+    space: Space, queries: Queries, rois: Sequence[str], rest: bool, hemispheres: bool, option: str
 ) -> dict[str, np.ndarray]:
     """Return the units of the space of each query by name, booleans; they may overlap and be empty."""
     sides = find_hemispheres(space) if hemispheres or queries == "hemispheres" else {}
     if queries == "hemispheres":
         if not sides:
             raise InputError(
-                "`queries`", expected="a space that tells hemispheres apart", found=type(space).__name__
+                f"`{option}`", expected="a space that tells hemispheres apart", found=type(space).__name__
             )
         return dict(sides)
     chosen = list(rois)
@@ -188,11 +194,11 @@ def find_hemispheres(space: Space) -> Mapping[str, np.ndarray]:
     return {"lh": left, "rh": ~left}
 
 
-def _without_empty(names: Sequence[str], query: np.ndarray) -> Routes:
+def _without_empty(names: Sequence[str], query: np.ndarray, option: str) -> Routes:
     """Drop queries that no unit is read from."""
     used = np.unique(query[query >= 0])
     if not len(used):
-        raise InputError("`queries`", expected="at least one unit to model", found="none")
+        raise InputError(f"`{option}`", expected="at least one unit to model", found="none")
     number = np.full(len(names), -1)
     number[used] = np.arange(len(used))
     return Routes(tuple(names[k] for k in used), np.where(query >= 0, number[query], -1))

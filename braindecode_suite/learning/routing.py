@@ -1,4 +1,7 @@
-"""Attention that routes image tokens to brain areas: learned queries look at an image, and each unit reads its own.
+"""Attention that routes image tokens to brain areas, and areas to latents: learned queries look at tokens.
+
+From images to the brain, queries look at an image and each unit reads its own; from the brain to images, every area is a token
+and latents read theirs (`encoders.brain_routing`). The block between tokens and readout is the same.
 
 After Adeli, Sun & Kriegeskorte 2025 (arXiv:2505.17329): the decoder of DETR (Carion et al. 2020) without self-attention
 between queries. A query belongs to a region, a unit, a channel...; it attends to the tokens by their content and, through the
@@ -176,8 +179,10 @@ class GatheredReadout(nn.Module):
     def __init__(self, width: int, routes: Routes) -> None:
         super().__init__()
         segment, sizes = routes.segment[routes.modelled], routes.sizes
-        self.one_each = bool((sizes == 1).all())
-        heads = [len(sizes)] if self.one_each else sizes.tolist()
+        self.each = (
+            int(sizes[0]) if (sizes == sizes[0]).all() else None
+        )  # segments of one size: one batched product
+        heads = sizes.tolist() if self.each is None else [int(sizes.sum())]
         self.heads = nn.ModuleList(nn.Linear(width, n) for n in heads)
         order = np.argsort(segment, kind="stable")  # units of a segment side by side
         self.register_buffer("place", torch.from_numpy(np.argsort(order)), persistent=False)
@@ -188,14 +193,118 @@ class GatheredReadout(nn.Module):
         """Map the queries' tokens (batch, queries, width) to the modelled units in their order, (batch, units)."""
         if self.mixing is not None:
             tokens = self.mixing.to(tokens.dtype) @ tokens  # (batch, segments, width)
-        if self.one_each:
+        if self.each is not None:
             head = self.heads[0]
             assert isinstance(head, nn.Linear)
-            values = (tokens * head.weight).sum(dim=2) + head.bias
+            weight = head.weight.unflatten(0, (-1, self.each))  # (segments, units of each, width)
+            values = torch.einsum("bsw,suw->bsu", tokens, weight).flatten(1) + head.bias
         else:
             pairs = zip(self.heads, tokens.unbind(dim=1), strict=True)
             values = torch.cat([head(token) for head, token in pairs], dim=1)
         return values.index_select(1, self.place)  # (batch, units)
+
+
+class GatheredTokens(nn.Module):
+    """Every region's token as a linear function of its own units: `GatheredReadout` the other way round.
+
+    A unit of several regions has the same weights in each; its share in them is that of `Routes.mixing`.
+
+    Parameters
+    ----------
+    width : int
+    routes : Routes
+
+    Examples
+    --------
+    >>> gather = GatheredTokens(8, Routes(("a", "b"), np.array([1, 0, 1, -1])))
+    >>> gather(torch.zeros(5, 4)).shape
+    torch.Size([5, 2, 8])
+    """
+
+    mixing: Tensor | None
+    order: Tensor
+
+    def __init__(self, width: int, routes: Routes) -> None:
+        super().__init__()
+        self.n_units, sizes = len(routes.segment), routes.sizes
+        self.sizes = sizes.tolist()
+        self.one_each = bool((sizes == 1).all())
+        heads = [nn.Linear(n, width, bias=False) for n in self.sizes if not self.one_each]
+        self.heads = nn.ModuleList(heads)
+        self.weight = nn.Parameter(torch.empty(len(sizes), width).uniform_(-1, 1)) if self.one_each else None
+        self.bias = nn.Parameter(torch.zeros(len(routes.names), width))
+        order = np.argsort(routes.segment, kind="stable")[int((~routes.modelled).sum()) :]
+        self.register_buffer("order", torch.from_numpy(order), persistent=False)
+        mixing = None if routes.mixing is None else torch.from_numpy(routes.mixing)
+        self.register_buffer("mixing", mixing, persistent=False)
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Map responses (rows, units) to the regions' tokens (rows, regions, width)."""
+        check_shape("responses", responses, "rows units", units=self.n_units)
+        x = responses.index_select(1, self.order)  # (rows, modelled units), segment by segment
+        if self.weight is not None:
+            tokens = x[:, :, None] * self.weight
+        else:
+            pairs = zip(self.heads, x.split(self.sizes, dim=1), strict=True)
+            tokens = torch.stack([head(part) for head, part in pairs], dim=1)  # (rows, segments, width)
+        if self.mixing is not None:
+            tokens = self.mixing.T.to(tokens.dtype) @ tokens
+        return tokens + self.bias
+
+
+class RoutingBlock(nn.Module):
+    """Learned queries that look at tokens: cross-attention layers one after another, and a norm.
+
+    Parameters
+    ----------
+    n_queries : int
+    config : RoutingConfig
+
+    Examples
+    --------
+    >>> block = RoutingBlock(3, RoutingConfig(width=8, heads=2, feed_forward=8))
+    >>> tokens, places = torch.zeros(5, 4, 8), torch.zeros(4, 8)
+    >>> block(tokens, places).shape, block.attention(tokens, places).shape
+    (torch.Size([5, 3, 8]), torch.Size([5, 2, 3, 4]))
+    """
+
+    def __init__(self, n_queries: int, config: RoutingConfig) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(n_queries, config.width))
+        self.layers = nn.ModuleList(RoutingLayer(config, first=k == 0) for k in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.width) if config.values == "projected" else None
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+
+    def forward(self, tokens: Tensor, places: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what the queries gathered, (batch, queries, width).
+
+        Parameters
+        ----------
+        tokens : Tensor of shape (batch, tokens, width)
+        places : Tensor of shape (tokens, width)
+            Added to the keys only.
+        mask : Tensor of bool of shape (1, tokens) or None
+            True where a token may be attended to.
+        """
+        state: Tensor | None = None
+        for layer in self.layers:
+            state = layer(state, self.queries, tokens, places, mask)  # (batch, queries, width)
+        assert state is not None
+        return state if self.norm is None else self.norm(state)
+
+    def attention(
+        self, tokens: Tensor, places: Tensor, mask: Tensor | None = None, layer: int = -1
+    ) -> Tensor:
+        """Return where each query looks in one of the layers: (batch, heads, queries, tokens), summing to 1 over tokens."""
+        state: Tensor | None = None
+        chosen = range(len(self.layers))[layer]
+        for before in list(self.layers)[:chosen]:
+            state = before(state, self.queries, tokens, places, mask)
+        asking = self.layers[chosen]
+        assert isinstance(asking, RoutingLayer)
+        return asking.attention.weights(asking.ask(state, self.queries), tokens, places, mask)
 
 
 class RoutingNetwork(nn.Module):
@@ -228,13 +337,8 @@ class RoutingNetwork(nn.Module):
         width = config.width
         self.tokens, self.token_width = grid.tokens, token_width
         self.resize = nn.Linear(token_width, width) if token_width != width else None
-        self.queries = nn.Parameter(torch.randn(len(routes.names), width))
-        self.layers = nn.ModuleList(RoutingLayer(config, first=k == 0) for k in range(config.n_layers))
-        self.norm = nn.LayerNorm(width) if config.values == "projected" else None
+        self.block = RoutingBlock(len(routes.names), config)
         self.readout = GatheredReadout(width, routes)
-        for module in self.layers.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
         places = torch.cat([torch.zeros(int(grid.has_cls), width), sine_code(grid.height, grid.width, width)])
         self.register_buffer("places", places, persistent=False)
         mask = None if grid.mask.all() else torch.from_numpy(grid.mask)[None]
@@ -244,11 +348,7 @@ class RoutingNetwork(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (batch, tokens, token width) to responses of the modelled units, (batch, units)."""
-        x = self._enter(tokens)  # (batch, tokens, width)
-        state: Tensor | None = None
-        for layer in self.layers:
-            state = layer(state, self.queries, x, self.places, self.mask)  # (batch, queries, width)
-        return self.readout(state if self.norm is None else self.norm(state))
+        return self.readout(self.block(self._enter(tokens), self.places, self.mask))
 
     def attention(self, tokens: Tensor, layer: int = -1) -> Tensor:
         """Return where each query looks: (batch, heads, queries, tokens), summing to 1 over tokens.
@@ -259,13 +359,7 @@ class RoutingNetwork(nn.Module):
         layer : int
             Which of the cross-attention layers; the last by default.
         """
-        x, state = self._enter(tokens), None
-        chosen = range(len(self.layers))[layer]
-        for before in list(self.layers)[:chosen]:
-            state = before(state, self.queries, x, self.places, self.mask)
-        asking = self.layers[chosen]
-        assert isinstance(asking, RoutingLayer)
-        return asking.attention.weights(asking.ask(state, self.queries), x, self.places, self.mask)
+        return self.block.attention(self._enter(tokens), self.places, self.mask, layer)
 
     def _enter(self, tokens: Tensor) -> Tensor:
         check_shape("tokens", tokens, "batch tokens width", tokens=self.tokens, width=self.token_width)

@@ -230,3 +230,46 @@ def make_routed_study(
         unit="z-score",
     )
     return RoutedStudy(study, TableFeatures("tokens", tokens, Grid(side, side)), fixed, marked)
+
+
+def make_regional_study(
+    latents: np.ndarray, carriers: Sequence[int], *, n_units: int = 12, noise: float = 1.0, seed: int = 0
+) -> Study:
+    """Make a study in which region k, and no other, carries token ``carriers[k]`` of `latents`.
+
+    Parameters
+    ----------
+    latents : array of shape (images, tokens, width)
+    carriers : sequence of int
+        Token of each region; -1 for a region of noise.
+    n_units : int
+        Of each region; they are linear in the token.
+    noise : float
+        Standard deviation of the noise; that of the signal is 1.
+    seed : int
+
+    Returns
+    -------
+    Study
+        One trial an image; regions ``region-0``, ``region-1``...
+    """
+    rng = np.random.default_rng([seed, 2])
+    n_images, _, width = latents.shape
+    parts = []
+    for token in carriers:
+        signal = latents[:, max(token, 0)] @ rng.standard_normal((width, n_units))
+        signal = (signal - signal.mean(axis=0)) / signal.std(axis=0)
+        parts.append((token >= 0) * signal + noise * rng.standard_normal(signal.shape))
+    trials = pd.DataFrame({"stimulus_id": [str(i) for i in range(n_images)]})
+    trials["session"] = trials["run"] = trials["repeat"] = 1
+    trials["onset"] = np.arange(n_images, dtype=float)
+    region = np.repeat(np.arange(len(carriers)), n_units)
+    return Study(
+        dataset="synthetic",
+        subject="01",
+        responses=np.concatenate(parts, axis=1).astype(np.float32),
+        trials=trials,
+        stimuli=NumberedStimuli(n_images),
+        space=UnitSpace(len(region), {f"region-{k}": region == k for k in range(len(carriers))}),
+        unit="z-score",
+    )

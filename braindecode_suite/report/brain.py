@@ -21,6 +21,7 @@ LOOK_FOR = {
     "pattern": "which regions go up (red) and down (blue) with each class; regions with the same sign in all rows tell no classes apart.",
     "regions": "regions well above chance. Where regions overlap the smaller one is painted.",
     "ncsnr": "bright patches; dark regions carry little. In real recordings neighbours are alike, simulated voxels may lie in any order.",
+    "singletrialceiling": "red where single trials answer alike to repeats; blue is noise around 0, where nothing is told apart.",
     "reliability": "high values where the decoder is expected to find something; near 0 nothing can be decoded.",
 }
 

@@ -11,7 +11,7 @@ from braindecode_suite.report.figures import FigureBlock, ncsnr_histogram
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.stat_maps import map_values
 from braindecode_suite.report.tables import Table, without_idle_columns
-from braindecode_suite.report.wording import DASH, count, integer, listed, missing, number, plain
+from braindecode_suite.report.wording import DASH, count, integer, listed, missing, number, percent, plain
 
 SPLITS_SHOWN = 3
 SCOPE_NOTES = {
@@ -95,11 +95,24 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Sessions", _sessions(study.get("sessions"))),
         ("Voxels or units", integer(units)),
         ("With a signal", DASH if missing(valid) else integer(valid) + dropped),
+        ("Kept", _kept(results)),
         ("Unit of the responses", str(study.get("unit", ""))),
         ("Median ncsnr", number(study.get("ncsnr_median"))),
         ("ncsnr from", str(study.get("ncsnr_source") or "")),
     ]
     return [(name, text) for name, text in rows if text and text != DASH]
+
+
+def _kept(results: Results) -> str:
+    """Return how many units a filter of reliable units kept and why; empty without one."""
+    for step in map(mapping, sequence(results.facts.get("recipe"))):
+        if step.get("name") == "keep-reliable":
+            kept = " to ".join(integer(n) for n in sequence(step.get("kept")))
+            return (
+                f"{kept} of {integer(step.get('of'))}: those whose single trials are signal to at least "
+                f"{percent(step.get('threshold'))} of their variance, judged on repeats of training images"
+            )
+    return ""
 
 
 def _sessions(value: Any) -> str:

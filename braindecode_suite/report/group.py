@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from braindecode_suite.core.files import write_text
 from braindecode_suite.core.score import read_scores, scores_table
 from braindecode_suite.metrics.groups import prevalence
 from braindecode_suite.report.figures import FigureBlock, subject_dots
+from braindecode_suite.report.minutes import headline_series, minutes_figure
 from braindecode_suite.report.render import render
 from braindecode_suite.report.results import (
     Results,
@@ -114,6 +115,15 @@ def group_context(output_dir: Path, workflow: str) -> dict[str, Any]:
         block, words = _headline(title, table, group, len(lines))
         figures.append((title, block, words[:1].upper() + words[1:]))
         sentences.append(f"{title}: {words}")
+    growing = [
+        replace(series[0], label=f"sub-{results.subject}")
+        for results in subjects
+        if (series := headline_series(results))
+    ]
+    if growing:
+        metric = growing[0].rows.iloc[0]["metric"]
+        block = minutes_figure(growing, "minutes", metric)
+        figures.append(("Minutes of data", block, "Every subject by itself, the first model of each report."))
     n_warned = sum(bool(line.warnings) for line in lines)
     return {
         "workflow": workflow,
@@ -173,7 +183,7 @@ def _with_interval(row: pd.Series) -> tuple[str, str]:
 def _headline(title: str, table: pd.DataFrame, group: pd.DataFrame, n_listed: int) -> tuple[FigureBlock, str]:
     """Return the figure of one score over subjects and what it says in words."""
     first = table.iloc[0]
-    same = group[group["subject"] == GROUP]
+    same = group[(group["subject"] == GROUP) & group["minutes"].isna()]
     for column in SAME:
         same = same[same[column].isna() if pd.isna(first[column]) else same[column] == first[column]]
     several = same[same["seed"].map(pooled)]

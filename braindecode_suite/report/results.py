@@ -62,11 +62,13 @@ class Results:
         ``OUTPUT_DIR`` and ``OUTPUT_DIR/sub-XX/decoding``.
     subject, workflow : str
     scores : DataFrame
-        The score table, empty if there is none.
+        The score table at all data, empty if there is none.
+    first_minutes : DataFrame
+        The rows of the table that were trained on the first minutes of the recording.
     facts : dict
         Everything textual; empty if there is none.
-    retrieval, images, history, predictions : DataFrame or None
-        One row a query, an image file, an epoch, a classified example.
+    retrieval, images, history, predictions, routing : DataFrame or None
+        One row a query, an image file, an epoch, a classified example, a latent query and region.
     mask : Path or None
         NIfTI file.
     maps : dict of str to StatMap
@@ -79,12 +81,20 @@ class Results:
     workflow: str
     scores: pd.DataFrame
     facts: Mapping[str, Any]
+    first_minutes: pd.DataFrame = field(default_factory=lambda: scores_table([]))
     retrieval: pd.DataFrame | None = None
     images: pd.DataFrame | None = None
     history: pd.DataFrame | None = None
     predictions: pd.DataFrame | None = None
+    routing: pd.DataFrame | None = None
     mask: Path | None = None
     maps: Mapping[str, StatMap] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Every row of the score table, those of the first minutes last."""
+        parts = [part for part in (self.scores, self.first_minutes) if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else self.scores
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -127,12 +137,17 @@ class Results:
         )
 
     def reason(self, *words: str) -> str:
-        """Return why something is missing: the detail of a skipped or failed step that any of `words` names."""
-        for step in map(mapping, sequence(self.facts.get("steps"))):
-            named = any(word in str(step.get("name", "")).lower() for word in words)
-            if named and step.get("status") in ("skipped", "failed"):
-                detail = str(step.get("detail", "")).strip().rstrip(".")
-                return f"step '{step.get('name')}' {step['status']}" + (f": {detail}." if detail else ".")
+        """Return why something is missing: the detail of the skipped or failed step that the first of `words` names, or the next."""
+        missed = [
+            step
+            for step in map(mapping, sequence(self.facts.get("steps")))
+            if step.get("status") in ("skipped", "failed")
+        ]
+        for word in words:
+            for step in missed:
+                if word in str(step.get("name", "")).lower():
+                    detail = str(step.get("detail", "")).strip().rstrip(".")
+                    return f"step '{step.get('name')}' {step['status']}" + (f": {detail}." if detail else ".")
         return ""
 
 
@@ -186,17 +201,21 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
         )
     mask = folder / f"{stem}_mask.nii.gz"
     facts = read_json(facts_path) if facts_path.is_file() else {}
+    table = read_scores(scores_path) if scores_path.is_file() else scores_table([])
+    part = table["minutes"].notna()
     return Results(
         output_dir=Path(output_dir),
         folder=folder,
         subject=subject,
         workflow=workflow,
-        scores=read_scores(scores_path) if scores_path.is_file() else scores_table([]),
+        scores=table[~part].reset_index(drop=True),
+        first_minutes=table[part].reset_index(drop=True),
         facts=facts,
         retrieval=read_table(folder / f"{stem}_retrieval.tsv", ("stimulus_id", "rank", "gallery")),
         images=read_table(folder / f"{stem}_images.tsv", ("stimulus_id", "control", "path")),
         history=read_table(folder / f"{stem}_history.tsv", ("epoch",)),
         predictions=read_table(folder / f"{stem}_predictions.tsv", ("model", "truth", "predicted")),
+        routing=read_table(folder / f"{stem}_routing.tsv", ("role", "group", "region", "weight")),
         mask=mask if mask.is_file() else None,
         maps=find_maps(folder, stem, read_json, list(mapping(mapping(facts.get("brain")).get("maps")))),
     )

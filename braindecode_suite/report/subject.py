@@ -15,8 +15,10 @@ from braindecode_suite.report.data_card import data_card
 from braindecode_suite.report.encoding import encoding
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
 from braindecode_suite.report.figures import FigureBlock, identification_forest, learning_curves, rank_figure
+from braindecode_suite.report.minutes import minutes_section
 from braindecode_suite.report.render import render
 from braindecode_suite.report.results import Results, mapping, read_results, sequence
+from braindecode_suite.report.routing import routing_views
 from braindecode_suite.report.selection import pick
 from braindecode_suite.report.summary import control_differences, controls_of, summarise
 from braindecode_suite.report.tables import (
@@ -91,6 +93,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "curves": None if results.history is None else learning_curves(results.history),
         "no_curves": results.reason("train", "fit")
         or "no training history was written; closed-form models have none.",
+        "routing": routing_views(results),
         "ranks": None if queries is None else rank_figure(queries, names, scorer_title(scorer)),
         "no_ranks": results.reason("retriev") or "no retrieval was run in this workflow.",
         "retrieval": retrieval_tables(results),
@@ -122,8 +125,9 @@ def subject_context(results: Results) -> dict[str, Any]:
         "oracle": flat(mapping(facts.get("oracle"))),
         "no_oracle": results.reason("oracle") or _no_oracle(results),
         "ceiling": ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle")),
-        "groups": full_table(results.scores),
-        "n_rows": len(results.scores),
+        "minutes": minutes_section(results),
+        "groups": full_table(results.table),
+        "n_rows": len(results.table),
         "legend": controls_legend(results.scores),
         "methods": [str(text) for text in sequence(facts.get("methods"))],
         "citations": [_citation(item) for item in sequence(facts.get("citations"))],

@@ -55,6 +55,7 @@ FULL_ORDER = [
     "roi",
     "time_start",
     "time_stop",
+    "minutes",
 ]
 HEADINGS = {
     "ci_low": "95\u00a0% from",
@@ -111,7 +112,7 @@ def full_table(scores: pd.DataFrame) -> list[MetricGroup]:
             caption=f"{title}: all {len(rows)} rows",
             headings=[HEADINGS.get(column, column.replace("_", " ")) for column in columns],
             rows=cells,
-            numeric=[column in NUMERIC | COUNTS | {"p_value", "n_repeats"} for column in columns],
+            numeric=[column in NUMERIC | COUNTS | {"p_value", "n_repeats", "minutes"} for column in columns],
         )
         groups.append(MetricGroup(title=title, name=str(metric), table=table))
     return groups
@@ -122,7 +123,7 @@ def _cell(column: str, value: object) -> str:
         return p_text(value)
     if column in COUNTS:
         return integer(value)
-    if column == "n_repeats":
+    if column in ("n_repeats", "minutes"):
         return count(value)
     if column in NUMERIC:
         return number(value)

@@ -83,6 +83,7 @@ SCORER_TITLES: Mapping[str, str] = {
 }
 MODEL_TITLES: Mapping[str, str] = {
     "mindeye": "MindEye",
+    "brain-routing": "brain routing",
     "ridge": "ridge",
     "image-prior": "image prior",
     "lda": "shrinkage LDA",

@@ -15,7 +15,9 @@ from pydantic import Field, NonNegativeFloat, field_validator
 
 from braindecode_suite.core.detrend import Detrend
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.recipe import Recipe, Step, ZScore
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.spaces import VoxelSpace
 from braindecode_suite.core.split import Split
@@ -46,6 +48,7 @@ from braindecode_suite.workflows.classical_scoring import (
     Relabelling,
     draw_labellings,
     fixed_scores,
+    fold_rows,
     make_folds,
     nuisance_folds,
     recurrence,
@@ -54,8 +57,9 @@ from braindecode_suite.workflows.classical_scoring import (
     right,
 )
 from braindecode_suite.workflows.classical_words import CITATIONS, NOTES, SEARCHLIGHT_CITATIONS, chance_words
-from braindecode_suite.workflows.facts import is_plain
-from braindecode_suite.workflows.job import Job, WorkflowConfig
+from braindecode_suite.workflows.facts import is_plain, kept_map
+from braindecode_suite.workflows.job import Job, MinutesConfig, Share, WorkflowConfig
+from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
@@ -63,7 +67,7 @@ Name = Literal["lda", "ridge", "linear-svm"]
 Permutations = Annotated[int, Field(ge=MIN_PERMUTATIONS)]
 
 
-class ClassicalConfig(WorkflowConfig):
+class ClassicalConfig(MinutesConfig):
     """Config of the workflow.
 
     Attributes
@@ -78,6 +82,9 @@ class ClassicalConfig(WorkflowConfig):
         Order of the polynomial taken out of each run; None leaves drifts in (single-trial betas have none).
     zscore : {'run', 'session', ''}
         Units are z-scored within each, without labels.
+    keep_reliable : float or None
+        Least share of signal in single trials (their noise ceiling, from repeats of training stimuli) of the units that a
+        fold keeps; None keeps all.
     classifier : {'lda', 'ridge', 'linear-svm'}
         That of the headline.
     beside : tuple of the same
@@ -100,6 +107,7 @@ class ClassicalConfig(WorkflowConfig):
     average: str | None = None
     detrend: int | None = None
     zscore: Literal["run", "session", ""] = "run"
+    keep_reliable: Share | None = None
     classifier: Name = "lda"
     beside: tuple[Name, ...] = ()
     rois: bool = True
@@ -119,7 +127,7 @@ class ClassicalConfig(WorkflowConfig):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Work:
-    """What all decoders of one subject share."""
+    """What all decoders of one subject share; `minutes` is None for all data, `where` says so in the names of steps."""
 
     protocol: str
     study: Study
@@ -132,6 +140,11 @@ class _Work:
     recurring: float
     over: str
     units: np.ndarray
+    minutes: float | None = None
+
+    @property
+    def where(self) -> str:
+        return "" if self.minutes is None else f" (first {self.minutes:g} minutes)"
 
     @property
     def counts(self) -> list[int]:
@@ -167,15 +180,18 @@ class ClassicalWorkflow:
         names += ["new stimuli"] if self._new_images_protocol() else []
         names += ["regions"] if self.config.rois else []
         names += ["nuisances"] if self.config.nuisance else []
-        return [*names, "searchlight"] if self.config.searchlight_radius else names
+        names += ["searchlight"] if self.config.searchlight_radius else []
+        decoders = " and ".join([self.config.classifier, *self._beside()])
+        return [*names, *(f"first {minutes:g} minutes: {decoders}" for minutes in self.config.minutes)]
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
         with steps.block("open the study"):
-            work = self._open()
+            work, amounts = self._open()
         results = SubjectResults(space=work.study.space)
         with steps.block("signal and reliability"):
-            results.maps |= noise_maps(work.study, work.examples, work.folds[0].features, self.job.seed)
+            features = self._whole_folds(work, only=1)[0].features
+            results.maps |= noise_maps(work.study, work.examples, features, self.job.seed)
         models: list[dict[str, Any]] = []
         correct: dict[str, np.ndarray] = {}
         headline: AccuracyTests | None = None
@@ -209,12 +225,34 @@ class ClassicalWorkflow:
         self._patterns(steps, work, results)
         results.facts = self._facts(work, models, headline, new, light)
         results.facts["study"] |= _noise_facts(results)
+        results.maps |= kept_map([fold.recipe for fold in work.folds])
+        if amounts:
+            self._curve(steps, work, amounts, results)
         return results
+
+    def _curve(self, steps: Steps, work: _Work, amounts: Sequence[Amount], results: SubjectResults) -> None:
+        """Add accuracies at the first minutes of the training part, every classifier with its test as at all data."""
+        recipes = []
+        for amount in amounts:
+            folds = make_folds(work.study, work.examples, amount.splits, self._recipe())
+            some = replace(work, splits=list(amount.splits), folds=folds, minutes=amount.minutes)
+            correct: dict[str, np.ndarray] = {}
+            for name in (self.config.classifier, *self._beside()):
+                predicted, _ = self._decode(steps, some, name)
+                tested, correct[name] = right(predicted, some.y)
+                tests = self._test(steps, some, name, predicted, refit=name == self.config.classifier)
+                score = self._score(some, name, predicted, tests.accuracy)
+                results.scores += [score, *self._balanced(some, score, predicted, tests.balanced)]
+                if name != self.config.classifier:
+                    results.scores.append(self._difference(some, score, correct, tested, name))
+            recipes.append(folds[0].recipe)
+            results.facts["splits"] += [split.card() for split in amount.splits]
+        results.facts["minutes"] = minutes_facts(work.splits, work.folds[0].recipe, amounts, recipes)
 
     def _beside(self) -> list[Name]:
         return [name for name in self.config.beside if name != self.config.classifier]
 
-    def _open(self) -> _Work:
+    def _open(self) -> tuple[_Work, list[Amount]]:
         job, config = self.job, self.config
         study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **config.dataset_options)
         if len(study.responses.shape) != 2:
@@ -223,13 +261,25 @@ class ClassicalWorkflow:
                 expected="responses of shape (trials, units)",
                 found=str(study.responses.shape),
             )
-        return self._work(study, self.protocol)
+        work = self._work(study, self.protocol)
+        amounts = first_minutes(work.splits, config.minutes)
+        for amount in amounts:
+            with naming(amount.asked):
+                fold_rows(work.examples, amount.splits)
+        return work, amounts
 
     def _work(self, study: Study, protocol: str) -> _Work:
         """Return folds, labels and relabellings of a protocol."""
         config, seed = self.config, self.job.seed
         splits = PROTOCOLS[protocol]([study], seed=seed)
         examples = make_examples(study, config.label, config.ignore, config.average)
+        if config.keep_reliable is not None and examples.repeated_conditions:
+            raise InputError(
+                "`keep_reliable`",
+                expected="stimuli that can be told apart within a class",
+                found="one stimulus a class",
+                hint="its repeats would choose units by the labels, which refits on relabelled examples do not repeat",
+            )
         folds = make_folds(study, examples, splits, self._recipe())
         y = np.unique(examples.labels.astype(str), return_inverse=True)[1]
         over, units = _resampled(examples, splits[0])
@@ -254,6 +304,16 @@ class ClassicalWorkflow:
         return name if name in PROTOCOLS else ""
 
     def _recipe(self) -> Recipe:
+        keep = self.config.keep_reliable
+        return Recipe((*self._cleaning().steps, *([] if keep is None else [KeepReliable(keep)])))
+
+    def _whole_folds(self, work: _Work, only: int | None = None) -> list[Fold]:
+        """Return folds with the features of all units, whatever is kept for decoding."""
+        if self.config.keep_reliable is None:
+            return work.folds[:only]
+        return make_folds(work.study, work.examples, work.splits[:only], self._cleaning())
+
+    def _cleaning(self) -> Recipe:
         steps: list[Step] = []
         if self.config.detrend is not None:
             steps.append(Detrend(self.config.detrend))
@@ -277,7 +337,7 @@ class ClassicalWorkflow:
             predicted, chosen = Decoder(work.folds, name).decode(work.y)
             return {"predicted": predicted}, dict(chosen.most_common())
 
-        what = f"decode by {name} {label}".strip()
+        what = f"decode by {name} {label}".strip() + work.where
         arrays, chosen = steps.arrays(what, self._key(work, classifier=name), compute)
         return arrays["predicted"], chosen
 
@@ -298,7 +358,7 @@ class ClassicalWorkflow:
         def compute() -> tuple[Arrays, dict[str, Any]]:
             return {"scores": refitted_scores(Decoder(work.folds, name, units), work.labellings)}, {}
 
-        what = f"relabel and refit {label}".strip()
+        what = f"relabel and refit {label}".strip() + work.where
         arrays, _ = steps.arrays(what, self._key(work, classifier=name, units=label), compute)
         return AccuracyTests.of(arrays["scores"], work.relabelling.n_distinct)
 
@@ -329,6 +389,7 @@ class ClassicalWorkflow:
             model=name,
             target=self.config.label,
             split=work.protocol,
+            minutes=work.minutes,
         )
 
     def _balanced(
@@ -404,12 +465,17 @@ class ClassicalWorkflow:
         name = self.config.classifier
         alone: list[Score] = []
         for roi, member in rois.items():
+            if not all(fold.of(member).any() for fold in work.folds):
+                steps.skip(f"region {roi}", "a fold keeps none of its units")
+                continue
             predicted, _ = Decoder(work.folds, name, member).decode(work.y)
             tests = self._test(steps, work, name, predicted, refit=True, units=member, label=roi)
             alone.append(replace(self._score(work, name, predicted, tests.accuracy), roi=roi))
-            if not member.all():
+            if all(fold.of(~member).any() for fold in work.folds):
                 rest, _ = Decoder(work.folds, name, ~member).decode(work.y)
                 results.scores.append(replace(self._score(work, name, rest, None), roi=f"all but {roi}"))
+        if not alone:
+            return
         corrected = false_discovery_rate([score.p_value or np.nan for score in alone])
         results.scores += [
             replace(score, p_value=float(p), p_correction="fdr-bh over regions")
@@ -462,7 +528,7 @@ class ClassicalWorkflow:
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
             labellings = draw_labellings(work.y, work.relabelling, m, self.job.seed)
-            return vars(run_searchlight(space, work.folds, labellings, radius)), {}
+            return vars(run_searchlight(space, self._whole_folds(work), labellings, radius)), {}
 
         arrays, _ = steps.arrays("searchlight", self._key(work), compute)
         maps, facts = searchlight_maps(
@@ -482,7 +548,6 @@ class ClassicalWorkflow:
         study, examples = work.study, work.examples
         provenance = dict(study.provenance)
         warnings = [str(warning) for warning in provenance.pop("warnings", [])]
-        recipe = study.prepared(self._recipe(), np.arange(len(study.trials))).recipe
         return {
             "seeds": [self.job.seed],
             "study": {
@@ -498,7 +563,7 @@ class ClassicalWorkflow:
             "splits": [
                 split.card() for split in [*work.splits, *([] if isinstance(new, str) else new.work.splits)]
             ],
-            "recipe": [] if recipe is None else recipe.describe(),
+            "recipe": over_folds([fold.recipe for fold in work.folds]),
             "models": models,
             "classification": {
                 "label": self.config.label,
@@ -518,6 +583,18 @@ class ClassicalWorkflow:
             "citations": [*CITATIONS, *(SEARCHLIGHT_CITATIONS if light else [])],
             "notes": NOTES,
         }
+
+
+def over_folds(recipes: Sequence[Recipe | None]) -> list[dict[str, Any]]:
+    """Return the description of the first fold's recipe; what differs between folds is a list, least to most."""
+    described = [recipe.describe() for recipe in recipes if recipe is not None]
+    steps = [dict(step) for step in described[0]] if described else []
+    for k, step in enumerate(steps):
+        for key, value in step.items():
+            values = [one[k][key] for one in described]
+            if any(other != value for other in values):
+                step[key] = [min(values), max(values)]
+    return steps
 
 
 def _noise_facts(results: SubjectResults) -> dict[str, Any]:
@@ -557,9 +634,15 @@ def methods(work: _Work, config: ClassicalConfig) -> list[str]:
     if config.zscore:
         cleaning.append(f"every unit was z-scored within each {config.zscore}")
     used = " and ".join(cleaning) or "responses were used as they are"
+    kept = ""
+    if config.keep_reliable is not None:
+        kept = (
+            f" In each fold those units were kept whose single trials are signal to at least {config.keep_reliable:g} of their "
+            "variance, estimated without rectification from the repeats of the training part."
+        )
     return [
         f"Examples. {used[:1].upper()}{used[1:]}, of training and held-out rows each by its own rows and without labels "
-        f"(transductive). Rows were then {averaged}: {len(examples)} examples of {len(examples.classes)} classes.",
+        f"(transductive).{kept} Rows were then {averaged}: {len(examples)} examples of {len(examples.classes)} classes.",
         f"Decoding. Protocol {work.splits[0].protocol}, {len(work.splits)} folds. The classifier of the headline, "
         f"{config.classifier}, was named beforehand. Linear discriminant analysis shrinks each class's covariance of standardised "
         "features by Ledoit and Wolf's formula, from training examples alone; ridge and the linear support vector machine choose "

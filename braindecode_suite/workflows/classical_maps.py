@@ -74,15 +74,19 @@ def region_map(scores: Sequence[Score], rois: Mapping[str, np.ndarray], chance: 
 
 
 def pattern_map(decoder: Decoder, y: np.ndarray, classes: Sequence[str], unit: str) -> BrainMap:
-    """Return the activation pattern of each class, the mean over the folds that train on it (Haufe et al. 2014)."""
-    total = np.zeros((len(classes), decoder.folds[0].features.shape[1]))
-    times = np.zeros((len(classes), 1))
+    """Return the activation pattern of each class, the mean over the folds that train on it (Haufe et al. 2014).
+
+    A unit that a fold does not keep takes no part in it; one that no fold keeps is 0.
+    """
+    total = np.zeros((len(classes), decoder.folds[0].n_units))
+    times = np.zeros_like(total)
     for fold, fitted in zip(decoder.folds, decoder.ready, strict=True):
         labels = y[fold.train]
         trained = np.unique(labels)
         X = fold.features[fold.train].astype(np.float64)
-        total[trained] += activation_patterns(X, fitted.outputs(labels))
-        times[trained] += 1
+        place = np.ix_(trained, fold.units)
+        total[place] += activation_patterns(X, fitted.outputs(labels))
+        times[place] += 1
     return BrainMap(
         values=np.asarray(total / np.maximum(times, 1), np.float32),
         title="Activation patterns",

@@ -23,7 +23,7 @@ from braindecode_suite.metrics.classification import (
 from braindecode_suite.metrics.permutation import PermutationTest
 from braindecode_suite.workflows.classical_examples import Examples, grouping
 
-MOST_GROUPS, INNER_FOLDS = 24, 5
+FEWEST_GROUPS, MOST_GROUPS, INNER_FOLDS = 2, 24, 5
 UNTESTED = -1
 
 
@@ -40,6 +40,8 @@ class Fold:
         Of all examples.
     groups : array of shape (train,)
         What is left out together when something is chosen inside.
+    recipe : Recipe or None
+        Fitted preprocessing; its `keep` says which units the features are of.
     """
 
     label: str
@@ -47,17 +49,46 @@ class Fold:
     test: np.ndarray
     features: np.ndarray
     groups: np.ndarray
+    recipe: Recipe | None = None
+
+    @property
+    def units(self) -> np.ndarray:
+        """The units that the features are of, int array."""
+        keep = None if self.recipe is None else self.recipe.keep
+        return np.arange(self.features.shape[1]) if keep is None else np.flatnonzero(keep)
+
+    @property
+    def n_units(self) -> int:
+        """Number of units of the study, whatever is kept."""
+        keep = None if self.recipe is None else self.recipe.keep
+        return self.features.shape[1] if keep is None else len(keep)
+
+    def of(self, units: np.ndarray) -> np.ndarray:
+        """Return the columns of the features that lie in a region, array of bool of shape (units,)."""
+        keep = None if self.recipe is None else self.recipe.keep
+        return units if keep is None else units[keep]
 
 
-def make_folds(study: Study, examples: Examples, splits: Sequence[Split], recipe: Recipe) -> list[Fold]:
-    """Return one fold a split; training and validation rows are one training part, choices are made inside it.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoldRows:
+    """Training and test examples of one split, the groups to choose by inside, and the training rows of the study."""
+
+    label: str
+    train: np.ndarray
+    test: np.ndarray
+    groups: np.ndarray
+    rows: np.ndarray
+
+
+def fold_rows(examples: Examples, splits: Sequence[Split]) -> list[FoldRows]:
+    """Return the examples of every fold; training and validation rows are one training part, choices are made inside it.
 
     Raises
     ------
     InputError
-        If an example is tested twice or a training part misses a class.
+        If an example is tested twice, a training part misses a class, or there is nothing to choose by inside one.
     """
-    folds: list[Fold] = []
+    found: list[FoldRows] = []
     tested: set[int] = set()
     for split in splits:
         training = np.sort(np.concatenate([split.train[0], split.validation[0]]))
@@ -75,14 +106,37 @@ def make_folds(study: Study, examples: Examples, splits: Sequence[Split], recipe
                 expected="every class in the training part",
                 found=f"no {min(missing)}",
             )
-        prepared = study.prepared(recipe, training)
+        groups = _inner_groups(grouping(examples, split)[train])
+        if len(np.unique(groups)) < FEWEST_GROUPS:
+            kind = (
+                "runs"
+                if "run" in split.disjoint
+                else "sessions"
+                if "session" in split.disjoint
+                else "stimuli"
+            )
+            raise InputError(
+                f"protocol {split.protocol!r}, {split.label or 'its split'}",
+                expected=f"at least {FEWEST_GROUPS} {kind} in the training part, to choose by inside it",
+                found=str(len(np.unique(groups))),
+            )
+        found.append(FoldRows(label=split.label, train=train, test=test, groups=groups, rows=training))
+    return found
+
+
+def make_folds(study: Study, examples: Examples, splits: Sequence[Split], recipe: Recipe) -> list[Fold]:
+    """Return one fold a split, preprocessed by `recipe` fitted on its training rows (see `fold_rows`)."""
+    folds = []
+    for one in fold_rows(examples, splits):
+        prepared = study.prepared(recipe, one.rows)
         folds.append(
             Fold(
-                label=split.label,
-                train=train,
-                test=test,
+                label=one.label,
+                train=one.train,
+                test=one.test,
                 features=examples.mean(prepared.read(slice(None))).astype(np.float32),
-                groups=_inner_groups(grouping(examples, split)[train]),
+                groups=one.groups,
+                recipe=prepared.recipe,
             )
         )
     return folds
@@ -104,7 +158,7 @@ class Decoder:
         self.folds = folds
         self.ready: list[FoldClassifier] = []
         for fold in folds:
-            features = fold.features if units is None else fold.features[:, units]
+            features = fold.features if units is None else fold.features[:, fold.of(units)]
             features = features.astype(np.float64)
             self.ready.append(CLASSIFIERS[name](features[fold.train], features[fold.test], fold.groups))
 

@@ -50,14 +50,15 @@ def load_config(
     ----------
     workflow : class
     default_preset : str
-        Where neither `file` nor `settings` names another under ``preset``; empty for the first there is.
+        Where neither `file` nor `settings` names another under ``preset``; empty for ``default``, or the first there is.
     file : Path, optional
     settings : sequence of str
     """
     changes = {} if file is None else read_yaml(file)
     set_only = apply_settings({}, settings)
     known = presets(workflow.name)
-    name = str(set_only.get("preset") or changes.get("preset") or default_preset or next(iter(known)))
+    first = "default" if "default" in known else next(iter(known))
+    name = str(set_only.get("preset") or changes.get("preset") or default_preset or first)
     check_option("preset", name, known)
     start = {**read_yaml(known[name]), "preset": name}
     from_file = merge(start, changes)

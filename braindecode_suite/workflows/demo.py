@@ -61,6 +61,7 @@ def headline(scores_path: Path) -> str:
         & (table["candidates"] == "all")
         & (table["control"] == "brain")
         & (table["versus"] == "")
+        & table["minutes"].isna()
     ]
     if plain.empty:
         return "no retrieval scores"

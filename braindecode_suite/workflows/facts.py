@@ -8,16 +8,23 @@ from typing import Any
 import numpy as np
 
 from braindecode_suite.core.protocols import DatasetCard
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.duplicates import near_duplicate_ids, perceptual_hashes
 from braindecode_suite.metrics.retrieval import CSLS_NEIGHBOURS
+from braindecode_suite.workflows.brain_maps import BrainMap
 
 CITATIONS: Mapping[str, dict[str, str]] = {
     "mindeye": {
         "text": "Scotti et al. (2023). Reconstructing the mind's eye: fMRI-to-image with contrastive learning and diffusion "
         "priors. NeurIPS.",
         "url": "https://arxiv.org/abs/2305.18274",
+    },
+    "brain-routing": {
+        "text": "Adeli, Sun and Kriegeskorte (2025). Transformer brain encoders explain human high-level visual responses. NeurIPS.",
+        "url": "https://arxiv.org/abs/2505.17329",
     },
     "ridge": {
         "text": "Hoerl and Kennard (1970). Ridge regression: biased estimation for nonorthogonal problems. Technometrics 12.",
@@ -73,6 +80,28 @@ def study_facts(study: Study, split: Split) -> dict[str, Any]:
         facts["ncsnr_median"] = float(np.median(finite)) if len(finite) else None
         facts["ncsnr_source"] = study.noise.source
     return facts
+
+
+def kept_map(recipes: Sequence[Recipe | None]) -> dict[str, BrainMap]:
+    """Return the map ``singletrialceiling`` that units were kept by, averaged over folds.
+
+    Empty where no recipe keeps reliable units only; 0 where a unit never varies.
+    """
+    last = [recipe.steps[-1] for recipe in recipes if recipe is not None and recipe.steps]
+    shares = [step.share for step in last if isinstance(step, KeepReliable) and step.share is not None]
+    if not shares:
+        return {}
+    least = min(step.threshold for step in last if isinstance(step, KeepReliable))
+    return {
+        "singletrialceiling": BrainMap(
+            values=np.asarray(np.nan_to_num(shares).mean(axis=0), np.float32),
+            title="Signal in single trials",
+            units="share of variance",
+            description="Noise ceiling of a single trial, estimated without rectification from the repeats of the training part"
+            f"{f', the mean over {len(shares)} folds' if len(shares) > 1 else ''}. Units of at least {least:g} were kept for decoding.",
+            diverging=True,
+        )
+    }
 
 
 def is_plain(value: Any) -> bool:
@@ -154,8 +183,8 @@ def methods(
         size = next(model["n_parameters"] for model in models if model["name"] == name)
         departures = next(model.get("departures", []) for model in models if model["name"] == name)
         paragraphs.append(_model_words(name, [seed for seed in of if seed], size, departures))
-        if name == "mindeye":
-            cited.append("mindeye")
+        if name in ("mindeye", "brain-routing"):
+            cited.append(name)
     paragraphs.append(
         "Retrieval. Predictions were averaged over the repeats of an image, and each query was averaged over seeds before "
         "anything was resampled. Similarities are the raw cosine and the cosine centred on the means of training predictions and "
@@ -217,6 +246,11 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                     if step["scope"] == "train"
                     else "all rows of held-out blocks (transductive)."
                 )
+            )
+        elif step["name"] == "keep-reliable":
+            words.append(
+                f"{step['kept']} of {step['of']} units were kept: those whose single trials are signal to at least "
+                f"{step['threshold']:g} of their variance, estimated without rectification from the repeats of training images."
             )
         else:
             words.append(f"{step['name']}: {', '.join(f'{k} {v}' for k, v in step.items() if k != 'name')}.")

@@ -19,6 +19,7 @@ from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe, Step, ZScore
+from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
@@ -76,6 +77,8 @@ class Fitted:
         Where the model is saved.
     facts : dict
         n_parameters, seconds, chosen, history.
+    routing : list of dict
+        Where the queries of latents look, averaged over test trials, of an encoder that routes; see `BrainRouting.routing_table`.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Fitted:
     validation: Latents
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    routing: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def predicted(self) -> Predicted:
@@ -118,10 +122,27 @@ def study_identity(study: Study) -> dict[str, Any]:
     }
 
 
-def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
-    """Fit the preprocessing on the split's training rows."""
+def prepare(
+    study: Study, split: Split, zscore_by: str | None, keep_reliable: float | None = None
+) -> Prepared:
+    """Fit the preprocessing on the split's training rows.
+
+    Parameters
+    ----------
+    study : Study
+    split : Split
+    zscore_by : str or None
+        Column within which units are z-scored. Where the first minutes of a recording leave blocks without training rows,
+        those blocks are normalised by label-free statistics of their own (transductive, and printed as such).
+    keep_reliable : float or None
+        Least single-trial noise ceiling of the units that are kept, from repeats of training images; None keeps all.
+    """
     split.check_training_size()
-    steps: list[Step] = [ZScore(by=zscore_by)] if zscore_by is not None else []
+    steps: list[Step] = []
+    if zscore_by is not None:
+        steps.append(ZScore(by=zscore_by, scope=_scope(study, split, zscore_by)))
+    if keep_reliable is not None:
+        steps.append(KeepReliable(keep_reliable))
     recipe = Recipe(tuple(steps))
     prepared = study.prepared(recipe, split.train[0])
     ids = {
@@ -129,6 +150,16 @@ def prepare(study: Study, split: Split, zscore_by: str | None) -> Prepared:
         for part in ("train", "validation", "test")
     }
     return Prepared(study=prepared, split=split, stimulus_ids=ids)
+
+
+def _scope(study: Study, split: Split, column: str) -> str:
+    """Return how blocks are z-scored: by training rows, unless the first minutes leave some without."""
+    if split.minutes is None:
+        return "train"
+    blocks = study.trials[column].to_numpy()
+    known, counts = np.unique(blocks[split.train[0]], return_counts=True)
+    read = np.concatenate([split.train[0], split.validation[0], split.test[0]])
+    return "train" if np.isin(blocks[read], known[counts > 1]).all() else "heldout-block"
 
 
 def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Config:
@@ -207,6 +238,9 @@ def fit_model(
         for role, latents in test.items():
             kept = latents if role == "retrieval" else latents.mean_by_stimulus()
             arrays |= {f"test_{role}": kept.values, f"test_{role}_ids": kept.ids.astype(np.str_)}
+        if hasattr(encoder, "routing_table"):
+            table = encoder.routing_table(prepared.cohort("test"))
+            arrays |= {f"routing_{name}": np.array(table[name].tolist()) for name in table}
         shutil.rmtree(model_dir, ignore_errors=True)
         encoder.save(model_dir)
         facts = {
@@ -238,7 +272,14 @@ def fit_model(
         validation=latents("validation", "retrieval", "validation_ids"),
         folder=model_dir,
         facts=facts,
+        routing=_rows({k.removeprefix("routing_"): v for k, v in arrays.items() if k.startswith("routing_")}),
     )
+
+
+def _rows(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return a table's rows."""
+    lists = [column.tolist() for column in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
 def count_parameters(encoder: Any, model_dir: Path) -> int:

@@ -23,6 +23,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
@@ -51,7 +52,8 @@ from braindecode_suite.workflows.folded_scoring import (
     Key,
     score_folded,
 )
-from braindecode_suite.workflows.job import Job, Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.job import Job, MinutesConfig, Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import figure_table, image_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
@@ -71,7 +73,7 @@ class ReadingGrid(Config):
     gains: tuple[PositiveFloat, ...] = (1.25, 1.5, 1.75, 2.0)
 
 
-class ImagePriorConfig(WorkflowConfig):
+class ImagePriorConfig(MinutesConfig):
     """Config of the workflow.
 
     Attributes
@@ -115,6 +117,10 @@ class ImagePriorWorkflow:
                 f"{protocol}: fit, reconstruct and control, one step a repetition",
                 f"{protocol}: score",
             ]
+        names += [
+            f"{self.protocols[0]}, first {minutes:g} minutes: every model, no controls"
+            for minutes in self.config.minutes
+        ]
         return [*names, "fit the saved models on the training part of the protocol that splits once"]
 
     def run(self, steps: Steps) -> SubjectResults:
@@ -122,6 +128,7 @@ class ImagePriorWorkflow:
         job = self.job
         with steps.block("open the study"):
             study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **self.config.dataset_options)
+            amounts = self._first_minutes(study)
             room = _Room(study, self.config, job)
         results = SubjectResults(space=study.space)
         cards, chosen, once = [], {}, None
@@ -133,22 +140,20 @@ class ImagePriorWorkflow:
                 once = splits[0]
             folded, facts = self._reconstruct(steps, room, protocol, splits)
             with steps.block(f"{protocol}: score"):
-                settings = FoldedSettings(
-                    subject=job.subject,
-                    split=protocol,
-                    target=room.target.name,
-                    n_repeats=len(study.trials) / study.trials["stimulus_id"].nunique(),
-                    seed=job.seed,
-                    n_bootstrap=self.config.n_bootstrap,
-                    n_permutations=self.config.n_permutations,
-                )
-                scores = score_folded(folded, settings)
+                scores = score_folded(folded, self._settings(room, protocol))
             _add(results, protocol, folded, scores, with_images=protocol == self.protocols[0])
             cards += [
                 split.card() | {"near_duplicates": near}
                 for split, near in zip(splits, facts["near"], strict=True)
             ]
             chosen[protocol] = facts["chosen"]
+        for amount in amounts:
+            where = f"{self.protocols[0]}, first {amount.minutes:g} minutes"
+            folded, _ = self._reconstruct(steps, room, where, amount.splits, controls=False)
+            with steps.block(f"{where}: score"):
+                scores = score_folded(folded, self._settings(room, self.protocols[0]))
+            results.scores += [replace(score, minutes=amount.minutes) for score in scores.scores]
+            cards += [split.card() for split in amount.splits]
         if once is None:
             steps.skip(
                 "fit the saved models",
@@ -158,10 +163,38 @@ class ImagePriorWorkflow:
             with steps.block(f"fit the saved models on the training part of {once.protocol}"):
                 self._save_models(results, room, once)
         results.facts = self._facts(room, cards, chosen)
+        if amounts:
+            all_data = PROTOCOLS[self.protocols[0]]([study], seed=job.seed)
+            results.facts["minutes"] = minutes_facts(all_data, None, amounts, [None] * len(amounts))
         return results
 
+    def _first_minutes(self, study: Study) -> list[Amount]:
+        """Restrict the splits of the first protocol before anything is fitted."""
+        if not self.config.minutes:
+            return []
+        amounts = first_minutes(
+            PROTOCOLS[self.protocols[0]]([study], seed=self.job.seed), self.config.minutes
+        )
+        for amount in amounts:
+            with naming(amount.asked):
+                for split in amount.splits:
+                    split.check_training_size()
+        return amounts
+
+    def _settings(self, room: _Room, protocol: str) -> FoldedSettings:
+        trials = room.study.trials
+        return FoldedSettings(
+            subject=self.job.subject,
+            split=protocol,
+            target=room.target.name,
+            n_repeats=len(trials) / trials["stimulus_id"].nunique(),
+            seed=self.job.seed,
+            n_bootstrap=self.config.n_bootstrap,
+            n_permutations=self.config.n_permutations,
+        )
+
     def _reconstruct(
-        self, steps: Steps, room: _Room, protocol: str, splits: Sequence[Split]
+        self, steps: Steps, room: _Room, protocol: str, splits: Sequence[Split], *, controls: bool = True
     ) -> tuple[Folded, dict[str, Any]]:
         """Reconstruct the test images of every split, one step a repetition, and put repetitions side by side."""
         groups = repetitions(splits)
@@ -171,9 +204,10 @@ class ImagePriorWorkflow:
         near: list[dict[str, Any]] = []
         for number, group in enumerate(groups):
             name = protocol if len(groups) == 1 else f"{protocol} repetition {number + 1}"
-            shuffle = number < self.config.shuffled_train_repetitions
-            work = partial(room.repetition, group, shuffle)
-            arrays, facts = steps.arrays(name, self._key(room, group, shuffle), work)
+            shuffle = controls and number < self.config.shuffled_train_repetitions
+            work = partial(room.repetition, group, shuffle, controls)
+            key = self._key(room, group, shuffle) | ({} if controls else {"controls": False})
+            arrays, facts = steps.arrays(name, key, work)
             order = np.argsort(arrays["ids"])
             first_ids = arrays["ids"][order] if first_ids is None else first_ids
             if list(arrays["ids"][order]) != list(first_ids):
@@ -190,8 +224,9 @@ class ImagePriorWorkflow:
         ids = first_ids.astype(object)
         truth = room.grey(ids)
         stacks = {key: np.stack(parts) for key, parts in recon.items()}
-        stacks["", "flat-grey"] = _uint8(flat_grey(truth))[None]
-        stacks["", "blurred-truth"] = _uint8(blurred(truth))[None]
+        if controls:
+            stacks["", "flat-grey"] = _uint8(flat_grey(truth))[None]
+            stacks["", "blurred-truth"] = _uint8(blurred(truth))[None]
         looks_alike = {i for split in near for i in split["test_images"]}
         folded = Folded(
             ids=ids,
@@ -330,34 +365,40 @@ class _Room:
     def context(self, split_hash: str) -> FitContext:
         return FitContext(work_dir=self.job.work_dir, seed=self.job.seed, split_hash=split_hash)
 
-    def repetition(self, splits: Sequence[Split], shuffle: bool) -> tuple[Arrays, dict[str, Any]]:
+    def repetition(
+        self, splits: Sequence[Split], shuffle: bool, controls: bool = True
+    ) -> tuple[Arrays, dict[str, Any]]:
         """Work on splits whose test parts do not overlap; return reconstructions and what was chosen."""
         parts: list[Arrays] = []
         chosen: Counter[str] = Counter()
         near = []
         for split in splits:
-            arrays, choice = self.one_split(split, shuffle)
+            arrays, choice = self.one_split(split, shuffle, controls)
             parts.append(arrays)
             chosen[choice] += 1
             near.append(self.near_duplicates(split))
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return arrays, {"chosen": dict(chosen), "near_duplicates": near}
 
-    def one_split(self, split: Split, shuffle: bool) -> tuple[Arrays, str]:
-        """Fit on the training part, reconstruct the test images by every model and make the controls."""
+    def one_split(self, split: Split, shuffle: bool, controls: bool = True) -> tuple[Arrays, str]:
+        """Fit on the training part, reconstruct the test images by every model and, if asked for, make the controls."""
         train, test = _training(split), split.cohort("test")
         encoder, prior, shrinkage, _ = self.fit(train, split.hash)
         ids, predicted, decoded = self.decode(encoder, prior, self.fit_ridge(train, split.hash), test)
-        train_ids = list(dict.fromkeys(train.stimulus_ids))
-        known = self.target.embed(self.stimuli, train_ids)
-        truth = self.target.embed(self.stimuli, list(ids)).select(ids)
         seeds = [0] * len(ids)
 
         def draw(latents: Latents) -> np.ndarray:
             return prior.generate({"image": latents}, seeds)[..., 0]
 
-        recon = {
-            **{f"{model}__brain": images for model, images in decoded.items()},
+        reading = prior.reading
+        choice = f"shrinkage {shrinkage:g}, temperature {reading.temperature:g}, floor {reading.floor:g}, gain {reading.gain:g}"
+        recon = {f"{model}__brain": images for model, images in decoded.items()}
+        if not controls:
+            return {"ids": ids.astype(np.str_), **recon}, choice
+        train_ids = list(dict.fromkeys(train.stimulus_ids))
+        known = self.target.embed(self.stimuli, train_ids)
+        truth = self.target.embed(self.stimuli, list(ids)).select(ids)
+        recon |= {
             f"{PRIOR}__null-condition": draw(
                 self.constant(known.flat.mean(axis=0)[None].repeat(len(ids), 0), ids)
             ),
@@ -371,8 +412,6 @@ class _Room:
             other, other_prior, _, _ = self.fit(shuffled, split.hash)
             wrong = other.predict(test)["image"].mean_by_stimulus().select(ids)
             recon[f"{PRIOR}__shuffled-train"] = other_prior.generate({"image": wrong}, seeds)[..., 0]
-        reading = prior.reading
-        choice = f"shrinkage {shrinkage:g}, temperature {reading.temperature:g}, floor {reading.floor:g}, gain {reading.gain:g}"
         return {"ids": ids.astype(np.str_), **recon}, choice
 
     def decode(

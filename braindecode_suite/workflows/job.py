@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.protocols import Dataset
@@ -16,6 +16,8 @@ from braindecode_suite.workflows.steps import Steps
 
 Resamples = Annotated[int, Field(ge=100)]
 Permutations = Annotated[int, Field(ge=1000)]
+Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(lt=1, allow_inf_nan=False)]
 
 
 class WorkflowConfig(Config):
@@ -37,6 +39,30 @@ class WorkflowConfig(Config):
     protocol: str = ""
     dataset_options: dict[str, Any] = Field(default_factory=dict)
     simulation: dict[str, Any] = Field(default_factory=dict)
+
+
+class MinutesConfig(WorkflowConfig):
+    """What the config of a workflow holds that scores the first minutes of a recording too.
+
+    Attributes
+    ----------
+    minutes : tuple of float
+        Amounts of recording at which the headline is scored too, trained on the first minutes only (`core.minutes`).
+    """
+
+    minutes: tuple[Minutes, ...] = ()
+
+    @field_validator("minutes", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | float) else value
+
+    @field_validator("minutes")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each amount once")
+        return tuple(sorted(value))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents, Target
+from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.protocols import FitContext, SimulatedDataset
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.score import Score
@@ -23,10 +24,11 @@ from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
 from braindecode_suite.workflows.brain_maps import ncsnr_map
 from braindecode_suite.workflows.controls import relabelled_ridge
-from braindecode_suite.workflows.facts import leakage_card, methods, study_facts
+from braindecode_suite.workflows.facts import kept_map, leakage_card, methods, study_facts
 from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
+from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import model_card, model_config
 from braindecode_suite.workflows.oracle import Ceilings, compute_ceilings, read_ceilings
 from braindecode_suite.workflows.reconstruction import Drawing, open_generator, reconstruct
@@ -43,6 +45,8 @@ from braindecode_suite.workflows.scoring import RetrievalScores, Settings, score
 from braindecode_suite.workflows.steps import Arrays, Steps
 
 HEADLINE = "retrieval_brain_to_image_top1"
+FEWEST_VALIDATION_IMAGES = 2
+"""The least among which a validation image can be told from another."""
 MOST_TRAINING_IMAGES = 1000
 """Training images that the mean-image control averages, at most."""
 
@@ -62,7 +66,7 @@ class MindEyeWorkflow:
 
     def __init__(self, config: MindEyeWorkflowConfig, job: Job) -> None:
         self.config, self.job = config, job
-        for name in (config.encoder, config.baseline):
+        for name in (config.encoder, config.baseline, *config.beside):
             ENCODERS.resolve(name)
         for protocol in (self.protocol, *config.second_protocols):
             PROTOCOLS.resolve(protocol)
@@ -93,6 +97,7 @@ class MindEyeWorkflow:
         ]
         steps.append(f"fit {config.baseline}")
         steps += [f"fit {config.encoder} seed {seed}" for seed in self.seeds]
+        steps += [f"fit {name} seed {seed}" for name in config.beside for seed in self.seeds]
         if config.shuffled_train:
             steps.append(f"fit {config.encoder} on shuffled pairs")
         if self.job.dataset.card.simulated:
@@ -104,6 +109,10 @@ class MindEyeWorkflow:
             steps.append(
                 f"{protocol}: {config.baseline} and {config.encoder} seed {self.seeds[0]}, retrieval only"
             )
+        steps += [
+            f"first {minutes:g} minutes: {config.baseline} and {config.encoder} seed {self.seeds[0]}, retrieval only"
+            for minutes in config.minutes
+        ]
         if config.generator:
             count = f"{config.n_images} test images" if config.n_images else "all test images"
             steps += [
@@ -125,10 +134,15 @@ class MindEyeWorkflow:
         targets, generator = self._targets(steps)
         with steps.block(f"split by {self.protocol}"):
             split = self._split(study, self.protocol, targets["retrieval"])
-            prepared = prepare(study, split, config.zscore_by)
+            prepared = self._prepare(study, split)
+            amounts = self._first_minutes(study, split)
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
+        beside = [
+            [self._fit_deep(steps, prepared, targets, seed, name=name) for seed in self.seeds]
+            for name in config.beside
+        ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
         oracle = self._oracle(steps, study, split, gallery)
@@ -144,7 +158,7 @@ class MindEyeWorkflow:
             **resampling_units(study, gallery.ids),
         )
         with steps.block("score retrieval"):
-            models = [*deep, baseline, *shuffled]
+            models = [*deep, *(model for seeds in beside for model in seeds), baseline, *shuffled]
             retrieval = score_retrieval(
                 [model.predicted for model in models],
                 train_true,
@@ -160,12 +174,17 @@ class MindEyeWorkflow:
         splits = [card]
         for protocol in self.second_protocols:
             splits.append(self._second(steps, study, protocol, targets, results))
+        for amount, some in amounts:
+            where = f" (first {amount.minutes:g} minutes)"
+            found = self._brief(steps, some, targets, where, similar, oracle)
+            results.scores += [replace(score, minutes=amount.minutes) for score in found.scores]
+            splits.append(some.split.card())
         ids = self._images_to_draw(gallery)
         drawn = None
         if isinstance(generator, str):
             steps.skip("reconstruct", generator)
         else:
-            made = [deep[0], baseline, *shuffled]
+            made = [deep[0], *(seeds[0] for seeds in beside), baseline, *shuffled]
             drawn = self._reconstruct(
                 steps, prepared, targets, generator, made, ids, oracle, similar, results
             )
@@ -182,6 +201,14 @@ class MindEyeWorkflow:
             drawn,
         )
         results.facts["random_examples"] = [str(i) for i in self._examples(ids)]
+        if amounts:
+            results.facts["minutes"] = minutes_facts(
+                [split],
+                prepared.study.recipe,
+                [amount for amount, _ in amounts],
+                [some.study.recipe for _, some in amounts],
+                ["Every point of the encoder is of one fit, that of the first seed."],
+            )
         results.model_config = model_config(models, self._model_run(split, targets), results.scores)
         results.model_card = model_card(results.model_config, job.dataset.card, results.facts["study"], split)
         return results
@@ -237,6 +264,25 @@ class MindEyeWorkflow:
         split: Split = splits[0]
         return split
 
+    def _prepare(self, study: Study, split: Split) -> Prepared:
+        return prepare(study, split, self.config.zscore_by, self.config.keep_reliable)
+
+    def _first_minutes(self, study: Study, split: Split) -> list[tuple[Amount, Prepared]]:
+        """Prepare the first minutes before anything is fitted: an amount that cannot be had ends the run at once."""
+        found = []
+        for amount in first_minutes([split], self.config.minutes):
+            with naming(amount.asked):
+                prepared = self._prepare(study, amount.splits[0])
+                count = len(prepared.stimulus_ids["validation"])
+                if count < FEWEST_VALIDATION_IMAGES:
+                    raise InputError(
+                        f"protocol {split.protocol!r}",
+                        expected=f"at least {FEWEST_VALIDATION_IMAGES} validation images",
+                        found=str(count),
+                    )
+            found.append((amount, prepared))
+        return found
+
     def _leakage(self, steps: Steps, study: Study, split: Split) -> tuple[dict[str, Any], frozenset[str]]:
         found: dict[str, Any] = {}
 
@@ -280,18 +326,24 @@ class MindEyeWorkflow:
         targets: Mapping[str, Target],
         seed: int,
         *,
+        name: str = "",
         where: str = "",
         shuffled: bool = False,
     ) -> Fitted:
+        """Fit one seed of the encoder, or of one that stands `beside`."""
         config = self.config
+        settings = encoder_config(config.encoder, config.encoder_preset, config.encoder_settings)
+        if name:
+            settings = encoder_config(name, "", config.beside_settings.get(name, {}))
+        name = name or config.encoder
         return fit_model(
             steps,
             prepared,
             targets,
-            name=config.encoder,
-            config=encoder_config(config.encoder, config.encoder_preset, config.encoder_settings),
+            name=name,
+            config=settings,
             context=self._context(seed),
-            label=f"fit {config.encoder} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
+            label=f"fit {name} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
             shuffled=shuffled,
         )
 
@@ -422,33 +474,46 @@ class MindEyeWorkflow:
         results: SubjectResults,
     ) -> dict[str, Any]:
         """Score a second protocol by the baseline and the first seed, retrieval only; return its leakage card."""
-        config = self.config
         split = self._split(study, protocol, targets["retrieval"])
-        prepared = prepare(study, split, config.zscore_by)
+        card, similar = self._leakage(steps, study, split)
+        found = self._brief(
+            steps, self._prepare(study, split), targets, f" ({protocol})", similar, Ceilings()
+        )
+        results.scores += found.scores
+        return card
+
+    def _brief(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        where: str,
+        similar: frozenset[str],
+        oracle: Ceilings,
+    ) -> RetrievalScores:
+        """Score retrieval alone, by the first seed and the baseline."""
+        config = self.config
         only = {"retrieval": targets["retrieval"]}
-        where = f" ({protocol})"
         models = [
             self._fit_deep(steps, prepared, only, self.seeds[0], where=where),
             self._fit_baseline(steps, prepared, only, where),
         ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
-        card, similar = self._leakage(steps, study, split)
         settings = Settings(
             subject=self.job.subject,
-            split=split.protocol,
+            split=prepared.split.protocol,
             gallery_sizes=config.gallery_sizes,
             n_bootstrap=config.n_bootstrap,
             n_permutations=config.n_permutations,
             seed=self.job.seed,
+            ceilings=oracle.retrieval,
             near_duplicates=similar,
-            **resampling_units(study, gallery.ids),
+            **resampling_units(prepared.study, gallery.ids),
             brief=True,
         )
         with steps.block(f"score retrieval{where}"):
-            found = score_retrieval([model.predicted for model in models], train_true, gallery, settings)
-        results.scores += found.scores
-        return card
+            return score_retrieval([model.predicted for model in models], train_true, gallery, settings)
 
     def _images_to_draw(self, gallery: Latents) -> np.ndarray:
         ids = np.asarray(gallery.ids)
@@ -545,8 +610,9 @@ class MindEyeWorkflow:
             for role in model.test:
                 key = f"{model.name}{control}_seed-{model.seed or self.job.seed}_{role}_predicted"
                 results.latents[key] = np.asarray(model.means(role, gallery.ids).values)
-            for row in model.facts["history"]:
-                results.history.append({"model": f"{model.name}{control}", "seed": model.seed, **row})
+            about = {"model": f"{model.name}{control}", "seed": model.seed}
+            results.history += [{**about, **row} for row in model.facts["history"]]
+            results.routing += [{**about, **row} for row in model.routing]
         stimuli = study.stimuli
         assert stimuli is not None
         for role, target in targets.items():
@@ -555,6 +621,7 @@ class MindEyeWorkflow:
         results.space = study.space
         if study.noise is not None:
             results.maps["ncsnr"] = ncsnr_map(study.noise.ncsnr, study.noise.source)
+        results.maps |= kept_map([prepared.study.recipe])
         for model in models:
             if model.control == "brain":
                 results.models |= {path.name: path for path in sorted(model.folder.glob("*.safetensors"))}
@@ -587,6 +654,7 @@ class MindEyeWorkflow:
             "split_hash": split.hash,
             "seed": job.seed,
             "zscore_by": config.zscore_by,
+            "keep_reliable": config.keep_reliable,
             "targets": {"retrieval": config.retrieval_target},
             "target_names": {role: target.name for role, target in targets.items()},
             "weights": dict(config.weights),
@@ -608,6 +676,8 @@ class MindEyeWorkflow:
         config, job = self.config, self.job
         recipe = prepared.study.recipe or Recipe()
         numbers = study_facts(study, prepared.split)
+        if config.keep_reliable is not None:
+            numbers["n_kept"] = int(prepared.study.kept.sum())
         numbers["warnings"] += sorted(
             {text for model in models if model.control == "brain" for text in model.facts["warnings"]}
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from braindecode_suite.metrics.permutation import MIN_REFITS
-from braindecode_suite.workflows.job import Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.job import MinutesConfig, Permutations, Resamples, Share
 
 
-class MindEyeWorkflowConfig(WorkflowConfig):
+class MindEyeWorkflowConfig(MinutesConfig):
     """What is fitted, drawn and scored.
 
     Attributes
@@ -19,6 +19,9 @@ class MindEyeWorkflowConfig(WorkflowConfig):
         Seeds of the deep encoder; images and their controls are of the first.
     zscore_by : {'session', 'run'} or None
         Column within which units are z-scored by training rows; None leaves them as released.
+    keep_reliable : float or None
+        Least share of signal in single trials (their noise ceiling, from repeats of training images) of the units that are
+        kept; None keeps all.
     encoder, encoder_preset : str
         By default the encoder's first preset.
     encoder_settings : dict
@@ -26,6 +29,11 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     baseline : str
         The linear encoder in every table.
     baseline_settings : dict
+    beside : tuple of str
+        Further encoders, fitted with the same seeds under the headline's protocol; scores and images of the encoder are
+        compared with theirs, pair by pair.
+    beside_settings : dict of dict
+        Changes to their first presets, by encoder.
     retrieval_target, image_target : str
         Names for `encoders.targets.make_target`; the second conditions the generator.
     generator : str
@@ -57,11 +65,14 @@ class MindEyeWorkflowConfig(WorkflowConfig):
 
     n_seeds: PositiveInt = 3
     zscore_by: Literal["session", "run"] | None = "session"
+    keep_reliable: Share | None = None
     encoder: str = "mindeye"
     encoder_preset: str = ""
     encoder_settings: dict[str, Any] = Field(default_factory=dict)
     baseline: str = "ridge"
     baseline_settings: dict[str, Any] = Field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    beside_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     retrieval_target: str = "tiny-clip"
     image_target: str = "tiny-clip"
     generator: str = "tiny-kandinsky"
@@ -81,6 +92,16 @@ class MindEyeWorkflowConfig(WorkflowConfig):
     n_bootstrap: Resamples = 2000
     n_permutations: Permutations = 1000
     n_examples: PositiveInt = 12
+
+    @model_validator(mode="after")
+    def _each_once(self) -> MindEyeWorkflowConfig:
+        again = {self.encoder, self.baseline}.intersection(self.beside)
+        if again or len(set(self.beside)) < len(self.beside):
+            raise ValueError("beside: encoders other than `encoder` and `baseline`, each once")
+        unknown = sorted(set(self.beside_settings) - set(self.beside))
+        if unknown:
+            raise ValueError(f"beside_settings: encoders named in `beside`, not {unknown[0]}")
+        return self
 
     @field_validator("n_relabellings")
     @classmethod

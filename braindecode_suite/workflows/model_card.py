@@ -25,6 +25,7 @@ def figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]]:
         and (score.control, score.versus, score.candidates, score.level)
         == ("brain", "", "all", "mean-prediction")
         and score.split == protocol
+        and score.minutes is None
         and "," not in score.seed
     ]
 
@@ -78,15 +79,21 @@ def model_config(models: Sequence[Fitted], run: Mapping[str, Any], scores: Itera
 def model_card(config: Mapping[str, Any], card: DatasetCard, study: Mapping[str, Any], split: Split) -> str:
     """Return the folder's ``README.md``."""
     run = config["run"]
+    kept = f", of which {study['n_kept']} are kept," if "n_kept" in study else ""
     lines = [
         f"# {run['workflow']}, sub-{run['subject']} of {card.name}",
         "",
-        f"Models of one person's recordings: {', '.join(config['models'])}. They read {study['n_units']} units "
+        f"Models of one person's recordings: {', '.join(config['models'])}. They read {study['n_units']} units{kept} "
         f"of sub-{run['subject']} ({study['unit']}) and predict latents of images; they are useless for anybody else's brain.",
         "",
         f"- data: {card.title}. Terms: {card.terms}",
         f"- split: {run['protocol']} ({run['split_hash']}), disjoint in {', '.join(sorted(split.disjoint))}",
-        f"- preprocessing: z-scored within {run['zscore_by'] or 'nothing'}, statistics of training rows",
+        f"- preprocessing: z-scored within {run['zscore_by'] or 'nothing'}, statistics of training rows"
+        + (
+            f"; units kept by repeats of training images (single-trial ceiling {run['keep_reliable']:g})"
+            if kept
+            else ""
+        ),
         *(f"- target ({role}): {name}" for role, name in run["target_names"].items()),
         "- intended use: research on decoding with the consent of the person recorded; not for reading anybody's mind",
     ]

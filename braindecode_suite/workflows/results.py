@@ -50,6 +50,7 @@ IMAGE_COLUMNS = [
     "identification",
     "source",
 ]
+ROUTING_COLUMNS = ["model", "seed", "role", "query", "group", "region", "units", "weight", "spread", "change"]
 PREDICTION_COLUMNS = ["example", "model", "fold", "run", "stimulus_id", "truth", "predicted"]
 
 
@@ -109,6 +110,8 @@ class SubjectResults:
         Rows of PREDICTION_COLUMNS: the class of every tested example, true and predicted.
     history : list of dict
         One row a model, seed and epoch.
+    routing : list of dict
+        Rows of ROUTING_COLUMNS: how much each query of latents looks at each region, on average over test trials.
     maps : dict of str to BrainMap, or to array of shape (units,) or (maps, units)
         A value for every unit, by a BIDS label; written through `space` (`brain_maps.write_maps`).
     space : Space or None
@@ -128,6 +131,7 @@ class SubjectResults:
     images: list[ResultImage] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    routing: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, BrainMap | np.ndarray] = field(default_factory=dict)
     space: Space | None = None
     models: dict[str, Path] = field(default_factory=dict)
@@ -253,6 +257,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
         dict.fromkeys(["model", "seed", "epoch", *(k for row in results.history for k in row)])
     )
     _write_table(path("history.tsv"), results.history, history_columns)
+    if results.routing:
+        _write_table(path("routing.tsv"), results.routing, ROUTING_COLUMNS)
     rows = [_write_image(base, label, image) for image in results.images]
     _write_table(path("images.tsv"), rows, IMAGE_COLUMNS)
     write_maps(results.space, results.maps, path)

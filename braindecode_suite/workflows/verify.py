@@ -116,7 +116,7 @@ def recompute_retrieval(
         return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
 
     split: Split = PROTOCOLS[run["protocol"]]([study], seed=run["seed"], vectors_of=vectors_of)[0]
-    prepared = prepare(study, split, run["zscore_by"])
+    prepared = prepare(study, split, run["zscore_by"], run.get("keep_reliable"))
     true = {
         part: target.embed(stimuli, list(prepared.stimulus_ids[part])).select(prepared.stimulus_ids[part])
         for part in ("train", "test")
