@@ -9,6 +9,7 @@ import pandas as pd
 
 from braindecode_suite.core.score import FIRST_FIVE
 from braindecode_suite.report.classification import verdict_sentence
+from braindecode_suite.report.encoding import encoding_headlines, encoding_sentences, rival_row
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, pooled, seed_spread, tone, versus_row, where
 from braindecode_suite.report.similarity import similarity_sentence
@@ -132,6 +133,7 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
             pick(results, "accuracy", model=model, splits=[f"{results.protocol}-new-images"]),
         )
     )
+    found += encoding_headlines(results)
     others = [
         name for name in results.scores["split"].unique() if "disjoint" in name and name != results.protocol
     ]
@@ -160,7 +162,8 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
     facts.append(("p", p_text(row["p_value"]) + (f", {row['p_correction']}" if row["p_correction"] else "")))
     none = "not worked out for this score" if results.simulated else "none: not known of real recordings"
     ceiling = none if missing(row["ceiling"]) else quantity(metric, row["ceiling"])
-    facts.append(("Oracle" if results.simulated else "Ceiling", ceiling))
+    oracle = results.simulated and not metric.startswith("encoding")
+    facts.append(("Oracle" if oracle else "Ceiling", ceiling))
     if classified:
         facts.append(("n", f"{integer(row['n'])} test examples"))
         facts.append(("Interval over", plural(row["ci_over"])))
@@ -183,8 +186,8 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
         facts.append(("Spread", f"{ends} over {spread[0]} {runs}"))
     if row["split"]:
         facts.append(("Split", row["split"]))
-    baseline = versus_row(results, row, results.baseline) if results.baseline else None
-    verdicts = [] if baseline is None else [compare_words(baseline, model_title(results.baseline))]
+    baseline = versus_row(results, row, results.baseline) if results.baseline else rival_row(results, row)
+    verdicts = [] if baseline is None else [compare_words(baseline, model_title(baseline["versus"]))]
     for versus in ("mean-image", "null-condition"):
         difference = versus_row(results, row, versus)
         if difference is not None:
@@ -279,6 +282,7 @@ def verdict(results: Results) -> list[str]:
         verdict_sentence(results),
         vectors_sentence(results),
         similarity_sentence(results),
+        *encoding_sentences(results),
         _retrieval_sentence(results),
         *_pixel_sentences(results),
         *_control_sentences(results),

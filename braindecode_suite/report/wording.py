@@ -27,6 +27,7 @@ METRIC_TITLES: Mapping[str, str] = {
     "rsa_noise_ceiling": "Representational similarity, noise ceiling",
     "rsa_between_sessions": "Representational similarity between sessions",
     "rsa": "Representational similarity",
+    "routing_ratio": "Routing to the own object",
     "category_accuracy": "Category of the main object",
     "colour_accuracy": "Colour of the main object",
     "position_error": "Position error (share of the width)",
@@ -92,6 +93,12 @@ MODEL_TITLES: Mapping[str, str] = {
     "lda": "shrinkage LDA",
     "linear-svm": "linear SVM",
     "banded-ridge": "banded ridge",
+    "attention-routing": "attention routing",
+    "cls-ridge": "CLS ridge",
+    "pooled-ridge": "pooled ridge",
+    "kernel-ridge": "kernel ridge",
+    "receptive-field": "receptive field",
+    "stacked": "stack",
 }
 PROPORTIONS = (
     "retrieval_",
