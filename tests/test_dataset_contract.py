@@ -22,6 +22,7 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.datasets.simulate_bold import BoldParameters, write_bold_study
+from tests.category_files import write_bonner81, write_kriegeskorte92
 from tests.haxby_files import write_haxby
 from tests.parcels_files import write_parcels
 from tests.release_writers import write_algonauts, write_bold5000, write_god, write_things
@@ -30,10 +31,12 @@ SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] /
 
 REAL = {"digits69"}
 """Datasets that are only tested on real recordings."""
-LABELS = {"bold5000": "CSI1"}
+LABELS = {"bold5000": "CSI1", "kriegeskorte92": "BE"}
 """Datasets whose first subject is not called ``01``."""
 WITHOUT_STIMULI = {"haxby", "parcels"}
 """Datasets that do not record which image was shown."""
+WITHOUT_IMAGES = {*WITHOUT_STIMULI, "bonner81"}
+"""Datasets whose stimuli are none, or vectors alone."""
 
 
 def write_table(folder: Path) -> Path:
@@ -57,6 +60,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "things-fmri": write_things,
     "haxby": write_haxby,
     "parcels": write_parcels,
+    "bonner81": write_bonner81,
+    "kriegeskorte92": write_kriegeskorte92,
     "bids-fmri": lambda folder: write_bold_study(folder, BoldParameters(runs=3)),
 }
 
@@ -165,7 +170,7 @@ def test_rows_come_as_float32_in_the_order_asked_for(study):
 
 
 def test_images_come_by_id_in_the_order_asked_for(name, study):
-    if name in WITHOUT_STIMULI:
+    if name in WITHOUT_IMAGES:
         pytest.skip(f"{name} has no images")
     ids = list(dict.fromkeys(study.stimulus_ids))[:3]
     assert all(type(i) is str for i in ids)

@@ -17,6 +17,7 @@ from PIL import Image
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.datasets import DATASETS
 from braindecode_suite.datasets.simulate_bold import BoldParameters, write_bold_study
+from tests.category_files import write_bonner81, write_kriegeskorte92
 from tests.haxby_files import write_haxby
 from tests.release_writers import (
     GOD_TEST,
@@ -72,6 +73,12 @@ LINKED: dict[str, tuple[Callable[[Path], object], str, tuple[str, ...]]] = {
     "haxby": (write_haxby, "01", ("bold.nii.gz", "mask.nii.gz", "attributes_literal.txt")),
     "parcels": (write_parcels_npy, "a", ("a.npy", "parcels.json")),
     "digits69": (write_digits, "01", ("digit69_28x28.mat",)),
+    "bonner81": (write_bonner81, "01", ("bonner81.npz",)),
+    "kriegeskorte92": (
+        write_kriegeskorte92,
+        "BE",
+        ("92_brainRDMs.mat", "Kriegeskorte_Neuron2008_supplementalData.mat"),
+    ),
     "nsd": (
         write_nsd,
         "01",

@@ -133,8 +133,8 @@ def test_rsa_refuses_matrices_that_are_no_dissimilarities(rng):
         rsa(good, rng.random((5, 5)))
     with pytest.raises(InputError, match=r"`second`: expected shape \(images=5, images=5\)"):
         rsa(good, good[:4, :4])
-    with pytest.raises(InputError, match="one of pearson, spearman; found 'kendall'"):
-        rsa(good, good, method="kendall")
+    with pytest.raises(InputError, match="one of kendall, pearson, spearman; found 'cosine'"):
+        rsa(good, good, method="cosine")
 
 
 def test_balanced_accuracy_matches_scikit_learn(rng):

@@ -67,6 +67,16 @@ class Stimuli(Protocol):
         ...
 
 
+@runtime_checkable
+class DescribedStimuli(Stimuli, Protocol):
+    """Stimuli that come with feature vectors of their own; there need be no images, and then `images` is an `InputError`.
+
+    ``vectors`` has an array of shape (ids, features) for each name, in the order of ``ids``.
+    """
+
+    vectors: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class Noise:
     """Signal-to-noise per unit.

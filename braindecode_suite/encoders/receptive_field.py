@@ -23,6 +23,7 @@ from braindecode_suite.encoders.image_model import ImageModel, Part, PenaltyConf
 from braindecode_suite.learning.receptive_fields import candidate_fields, field_weights, pool_by_fields
 from braindecode_suite.learning.regressors import fit_regressors
 from braindecode_suite.learning.ridge import ridge_cv
+from braindecode_suite.learning.ridge_warnings import RidgeWarning
 
 POOLED_BYTES = 1 << 30
 TENSORS = ("fields", "field", "coef", "intercept", "alpha")
@@ -175,7 +176,7 @@ def _choose_fields(
     best, field = np.full(Y.shape[1], -np.inf), np.zeros(Y.shape[1], np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter(
-            "ignore", UserWarning
+            "ignore", RidgeWarning
         )  # what `ridge_cv` has to say of the chosen ones is heard later
         for first, pooled in _pool(features, grids, fields):
             for k, parts in enumerate(pooled):

@@ -97,7 +97,9 @@ def bootstrap_mean(
         times = _draw(rng, stop - start, n_units)
         resampled[start:stop] = (times @ totals) / (times @ sizes)
     left_out = (totals.sum() - totals) / (sizes.sum() - sizes)
-    return _interval(value, _ends(value, resampled, left_out, level, method), level, over, n_units, len(rows))
+    return _interval(
+        value, interval_ends(value, resampled, left_out, level, method), level, over, n_units, len(rows)
+    )
 
 
 def bootstrap_statistic(
@@ -143,7 +145,9 @@ def bootstrap_statistic(
     left_out = np.array([])
     if method == "bca":
         left_out = np.array([statistic(rows[index != unit]) for unit in range(n_units)])
-    return _interval(value, _ends(value, resampled, left_out, level, method), level, over, n_units, len(rows))
+    return _interval(
+        value, interval_ends(value, resampled, left_out, level, method), level, over, n_units, len(rows)
+    )
 
 
 def paired_difference(
@@ -209,9 +213,22 @@ def _draw(rng: np.random.Generator, n_resamples: int, n_units: int) -> Floats:
     )
 
 
-def _ends(
+def interval_ends(
     value: float, resampled: Floats, left_out: Floats, level: float, method: Method
 ) -> tuple[float, float]:
+    """Return the ends of an interval from a statistic's resamples.
+
+    Parameters
+    ----------
+    value : float
+        Observed.
+    resampled : array of shape (resamples,)
+    left_out : array of shape (units,)
+        The statistic without each of the units: its jackknife, from which BCa takes the skewness.
+    level : float
+    method : {"percentile", "bca"}
+        Percentile where BCa is undefined: all resamples on one side of the value, or no unit with any influence.
+    """
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
         share = (np.sum(resampled < value) + 0.5 * np.sum(resampled == value)) / len(resampled)

@@ -171,3 +171,37 @@ def _known(truth: NDArray[np.generic], predicted: NDArray[np.generic]) -> NDArra
     check_finite("`truth`", truth[:, known])
     known[known] = ~standardise_rows(truth[:, known].T)[1] if known.any() else False
     return np.asarray(known)
+
+
+def resampled_r2_split(truth: ArrayLike, parts: ArrayLike, weights: ArrayLike) -> Floats:
+    """Split the explained variance over weighted images, for intervals: `encoding_r2_split` where images are drawn repeatedly.
+
+    Parameters
+    ----------
+    truth : array of shape (images, units)
+    parts : array of shape (bands, images, units)
+    weights : array of shape (resamples, images)
+        How often each image counts.
+
+    Returns
+    -------
+    array of shape (resamples, bands, units)
+        NaN where the unit is missing, or does not vary in a resample.
+    """
+    a, b, w = np.asarray(truth), np.asarray(parts), np.asarray(weights, dtype=np.float64)
+    check_shape("truth", a, "images units")
+    check_shape("parts", b, "bands images units", images=a.shape[0], units=a.shape[1])
+    check_shape("weights", w, "resamples images", images=len(a))
+    known = _known(a, b.sum(axis=0))
+    y, p = a[:, known].astype(np.float64), b[:, :, known].astype(np.float64)
+    check_finite("`parts`", p)
+    y, p = y - y.mean(axis=0), p - p.mean(axis=1, keepdims=True)
+    total, n = p.sum(axis=0), w.sum(axis=1, keepdims=True)
+    mean_y = w @ y / n  # (resamples, units)
+    spread = w @ np.square(y) - n * np.square(mean_y)
+    spread[spread <= 1e-9 * np.square(y).sum(axis=0)] = np.nan
+    shares = np.full((len(w), len(b), a.shape[1]), np.nan)
+    for k, part in enumerate(p):
+        about = n * (w @ part / n) * (2 * mean_y - w @ total / n)
+        shares[:, k, known] = (w @ (part * (2 * y - total)) - about) / spread
+    return shares

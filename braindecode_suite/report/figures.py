@@ -335,7 +335,7 @@ def identification_forest(plain: pd.DataFrame, differences: pd.DataFrame, agains
         figure = new_figure(8.5, 1.35 + 0.36 * len(order))
         left, right = figure.subplots(1, 2, sharey=True)
         for _, row in plain.iterrows():
-            _whisker(left, row, height[row["control"]], SERIES[0] if row["control"] == "brain" else SERIES[5])
+            whisker(left, row, height[row["control"]], SERIES[0] if row["control"] == "brain" else SERIES[5])
         chance = plain["chance"].dropna()
         level = float(chance.iloc[0]) if len(chance) else 0.5
         left.axvline(level, color=MUTED, linestyle="--", linewidth=1.2)
@@ -343,7 +343,7 @@ def identification_forest(plain: pd.DataFrame, differences: pd.DataFrame, agains
         left.set_xlabel(f"dashed: chance ({level:g})")
         for _, row in differences.iterrows():
             low = row["ci_low"]
-            _whisker(right, row, height[row["versus"]], SERIES[2] if pd.notna(low) and low > 0 else SERIES[1])
+            whisker(right, row, height[row["versus"]], SERIES[2] if pd.notna(low) and low > 0 else SERIES[1])
         right.axvline(0, color=MUTED, linestyle="--", linewidth=1.2)
         right.set_title("Brain minus control, paired")
         right.set_xlabel("right of the dashed line: brain is better")
@@ -361,7 +361,8 @@ def identification_forest(plain: pd.DataFrame, differences: pd.DataFrame, agains
     return draw("identification-forest", figure, alt, caption, look)
 
 
-def _whisker(axis: Axes, row: pd.Series | Mapping[str, Any], y: float, colour: str) -> None:
+def whisker(axis: Axes, row: pd.Series | Mapping[str, Any], y: float, colour: str) -> None:
+    """Draw a score as a point at height `y`, with its interval as a line."""
     if pd.notna(row["ci_low"]) and pd.notna(row["ci_high"]):
         axis.plot(
             [row["ci_low"], row["ci_high"]], [y, y], color=colour, linewidth=2.2, solid_capstyle="round"
@@ -387,11 +388,11 @@ def subject_dots(
         axis = figure.subplots()
         labels, places = [], []
         for i, (_, row) in enumerate(rows.iterrows()):
-            _whisker(axis, row, -i, SERIES[0])
+            whisker(axis, row, -i, SERIES[0])
             labels.append(f"sub-{row['subject']}")
             places.append(-i)
         if len(group):
-            _whisker(axis, group.iloc[0], -len(rows), SERIES[1])
+            whisker(axis, group.iloc[0], -len(rows), SERIES[1])
             labels.append("mean of subjects")
             places.append(-len(rows))
         chance = rows["chance"].dropna()

@@ -24,6 +24,7 @@ from braindecode_suite.report.results import (
     subjects_of,
 )
 from braindecode_suite.report.selection import pooled
+from braindecode_suite.report.similarity import group_similarity_panel
 from braindecode_suite.report.summary import headline_rows, warnings_of
 from braindecode_suite.report.tables import ceiling_note, full_table
 from braindecode_suite.report.wording import (
@@ -141,6 +142,7 @@ def group_context(output_dir: Path, workflow: str) -> dict[str, Any]:
         ],
         "figures": figures,
         "ceiling": ceiling_note(group, simulated=any(results.simulated for results in subjects)),
+        "panels": [panel for panel in (group_similarity_panel(group, subjects, facts),) if panel is not None],
         "groups": full_table(group),
         "n_rows": len(group),
         "group_file": file.name,

@@ -12,6 +12,7 @@ from braindecode_suite.core.files import write_text
 from braindecode_suite.report.brain import brain_views, no_brain, reasons
 from braindecode_suite.report.classification import classification
 from braindecode_suite.report.data_card import data_card
+from braindecode_suite.report.encoding import encoding
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
 from braindecode_suite.report.figures import FigureBlock, identification_forest, learning_curves, rank_figure
 from braindecode_suite.report.minutes import minutes_section
@@ -19,6 +20,7 @@ from braindecode_suite.report.render import render
 from braindecode_suite.report.results import Results, mapping, read_results, sequence
 from braindecode_suite.report.routing import routing_views
 from braindecode_suite.report.selection import pick
+from braindecode_suite.report.similarity import similarity_panel
 from braindecode_suite.report.summary import control_differences, controls_of, summarise
 from braindecode_suite.report.tables import (
     PUBLISHED_EIGHT,
@@ -32,6 +34,7 @@ from braindecode_suite.report.tables import (
     retrieval_tables,
     scene_table,
 )
+from braindecode_suite.report.vectors import vectors_panel
 from braindecode_suite.report.wording import (
     CANDIDATE_NOTES,
     integer,
@@ -71,6 +74,12 @@ def write_subject_report(output_dir: Path, subject: str, workflow: str) -> Path:
     return path
 
 
+def _no_oracle(results: Results) -> str:
+    if results.simulated:
+        return "this workflow asks none; noise ceilings stand beside the scores that have one."
+    return "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification."
+
+
 def subject_context(results: Results) -> dict[str, Any]:
     """Return everything the template shows."""
     facts = results.facts
@@ -96,7 +105,11 @@ def subject_context(results: Results) -> dict[str, Any]:
         "hubs": hub_table(mapping(facts.get("hub_skewness"))),
         "retrieved": retrieved(results),
         "recon": recon,
+        "panels": [
+            panel for panel in (vectors_panel(results), similarity_panel(results)) if panel is not None
+        ],
         "classes": classification(results),
+        "encoding": encoding(results),
         "brain": views,
         "brain_reasons": [*reasons(views), *([no_brain(results)] if no_brain(results) else [])],
         "forest": _forest(results),
@@ -115,8 +128,7 @@ def subject_context(results: Results) -> dict[str, Any]:
         "scorers_missing": [str(note) for note in sequence(facts.get("scorers_missing"))],
         "generator": flat(mapping(facts.get("generator"))),
         "oracle": flat(mapping(facts.get("oracle"))),
-        "no_oracle": results.reason("oracle")
-        or "the model that generated real recordings is not known, so there is no ceiling for retrieval and identification.",
+        "no_oracle": results.reason("oracle") or _no_oracle(results),
         "ceiling": ceiling_note(results.scores, simulated=results.simulated, reason=results.reason("oracle")),
         "minutes": minutes_section(results),
         "groups": full_table(results.table),

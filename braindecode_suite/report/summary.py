@@ -9,8 +9,11 @@ import pandas as pd
 
 from braindecode_suite.core.score import FIRST_FIVE
 from braindecode_suite.report.classification import verdict_sentence
+from braindecode_suite.report.encoding import encoding_headlines, encoding_sentences, rival_row
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import pick, pooled, seed_spread, tone, versus_row, where
+from braindecode_suite.report.similarity import similarity_sentence
+from braindecode_suite.report.vectors import vectors_sentence
 from braindecode_suite.report.wording import (
     CANDIDATE_NOTES,
     LEVEL_NOTES,
@@ -24,6 +27,7 @@ from braindecode_suite.report.wording import (
     missing,
     model_title,
     p_text,
+    plural,
     points,
     quantity,
     scorer_title,
@@ -129,6 +133,7 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
             pick(results, "accuracy", model=model, splits=[f"{results.protocol}-new-images"]),
         )
     )
+    found += encoding_headlines(results)
     others = [
         name for name in results.scores["split"].unique() if "disjoint" in name and name != results.protocol
     ]
@@ -143,7 +148,8 @@ def headline_rows(results: Results) -> list[tuple[str, str, pd.Series]]:
     if rows:
         return rows
     plain = where(results.scores, control="brain", versus="", roi="")
-    firsts = plain.drop_duplicates("metric").head(6)
+    named = plain[plain["model"] != ""]
+    firsts = (named if len(named) else plain).drop_duplicates("metric").head(6)
     return [(metric_title(row["metric"]), "", row) for _, row in firsts.iterrows()]
 
 
@@ -156,12 +162,13 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
     facts.append(("p", p_text(row["p_value"]) + (f", {row['p_correction']}" if row["p_correction"] else "")))
     none = "not worked out for this score" if results.simulated else "none: not known of real recordings"
     ceiling = none if missing(row["ceiling"]) else quantity(metric, row["ceiling"])
-    facts.append(("Oracle" if results.simulated else "Ceiling", ceiling))
+    oracle = results.simulated and not metric.startswith("encoding")
+    facts.append(("Oracle" if oracle else "Ceiling", ceiling))
     if classified:
         facts.append(("n", f"{integer(row['n'])} test examples"))
-        facts.append(("Interval over", f"{row['ci_over']}s"))
+        facts.append(("Interval over", plural(row["ci_over"])))
     else:
-        facts.append(("n", integer(row["n"]) + (f" {row['ci_over']}s" if row["ci_over"] else "")))
+        facts.append(("n", integer(row["n"]) + (f" {plural(row['ci_over'])}" if row["ci_over"] else "")))
     if row["level"] and not classified:
         facts.append(("Level", level_words(row)))
     if not missing(row["gallery"]):
@@ -179,8 +186,8 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
         facts.append(("Spread", f"{ends} over {spread[0]} {runs}"))
     if row["split"]:
         facts.append(("Split", row["split"]))
-    baseline = versus_row(results, row, results.baseline) if results.baseline else None
-    verdicts = [] if baseline is None else [compare_words(baseline, model_title(results.baseline))]
+    baseline = versus_row(results, row, results.baseline) if results.baseline else rival_row(results, row)
+    verdicts = [] if baseline is None else [compare_words(baseline, model_title(baseline["versus"]))]
     for versus in ("mean-image", "null-condition"):
         difference = versus_row(results, row, versus)
         if difference is not None:
@@ -273,6 +280,9 @@ def verdict(results: Results) -> list[str]:
     """Return what the intervals say, in plain sentences."""
     found = [
         verdict_sentence(results),
+        vectors_sentence(results),
+        similarity_sentence(results),
+        *encoding_sentences(results),
         _retrieval_sentence(results),
         *_pixel_sentences(results),
         *_control_sentences(results),

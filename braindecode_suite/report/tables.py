@@ -143,8 +143,10 @@ def ceiling_note(scores: pd.DataFrame, *, simulated: bool, reason: str = "") -> 
     """
     known = scores[scores["ceiling"].notna()]
     if len(known):
-        what = "what the oracle reaches" if simulated else "the noise ceiling"
-        titles = listed([metric_title(name) for name in known["metric"].unique()])
+        names = list(known["metric"].unique())
+        oracle = simulated and not all(name.startswith("encoding") for name in names)
+        what = "what the oracle reaches" if oracle else "the noise ceiling"
+        titles = listed([metric_title(name) for name in names])
         return f"Ceiling: {what}, worked out for {titles}. It is empty for every other score, for which none is known."
     if simulated:
         return f"Ceiling: none; {reason or 'no oracle was asked.'}"

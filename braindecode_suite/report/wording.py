@@ -21,8 +21,13 @@ METRIC_TITLES: Mapping[str, str] = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "encoding_r": "Encoding correlation",
+    "encoding_r2": "Encoding R\u00b2",
     "encoding_r2_nc": "Encoding R\u00b2, noise-normalised",
+    "pattern_identification": "Identification of patterns (two-way)",
+    "rsa_noise_ceiling": "Representational similarity, noise ceiling",
+    "rsa_between_sessions": "Representational similarity between sessions",
     "rsa": "Representational similarity",
+    "routing_ratio": "Routing to the own object",
     "category_accuracy": "Category of the main object",
     "colour_accuracy": "Colour of the main object",
     "position_error": "Position error (share of the width)",
@@ -87,10 +92,18 @@ MODEL_TITLES: Mapping[str, str] = {
     "image-prior": "image prior",
     "lda": "shrinkage LDA",
     "linear-svm": "linear SVM",
+    "banded-ridge": "banded ridge",
+    "attention-routing": "attention routing",
+    "cls-ridge": "CLS ridge",
+    "pooled-ridge": "pooled ridge",
+    "kernel-ridge": "kernel ridge",
+    "receptive-field": "receptive field",
+    "stacked": "stack",
 }
 PROPORTIONS = (
     "retrieval_",
     "identification",
+    "pattern_identification",
     "accuracy",
     "alexnet",
     "inception",
@@ -270,6 +283,17 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or DASH
     return str(value)
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a unit of resampling.
+
+    Examples
+    --------
+    >>> plural("image"), plural("category")
+    ('images', 'categories')
+    """
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
 
 
 def listed(items: list[str]) -> str:

@@ -6,7 +6,10 @@ WORKFLOWS = Registry(
     "workflow",
     {
         "mindeye": "braindecode_suite.workflows.mindeye:MindEyeWorkflow",
+        "encode": "braindecode_suite.workflows.encode:EncodeWorkflow",
         "image-prior": "braindecode_suite.workflows.image_prior:ImagePriorWorkflow",
         "classical-decoding": "braindecode_suite.workflows.classical:ClassicalWorkflow",
+        "representational-similarity": "braindecode_suite.workflows.representational_similarity:SimilarityWorkflow",
+        "encode-vectors": "braindecode_suite.workflows.encode_vectors:EncodeVectorsWorkflow",
     },
 )

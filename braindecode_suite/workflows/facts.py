@@ -172,7 +172,7 @@ def methods(
         f"Split. Protocol {split.protocol}: {sizes['images']['train']} training, {sizes['images']['validation']} validation "
         f"and {sizes['images']['test']} test images, disjoint in {', '.join(sorted(split.disjoint)) or 'nothing'}. "
         "Nothing was fitted, selected, stopped or scaled on test rows.",
-        "Preprocessing. " + (_recipe_words(recipe) or "The responses were used as released."),
+        "Preprocessing. " + (recipe_words(recipe) or "The responses were used as released."),
     ]
     spaces = ", ".join(f"{role}: {name}" for role, name in targets.items())
     paragraphs.append(f"Targets. Latents of the images were embedded once for each image ({spaces}).")
@@ -233,7 +233,8 @@ def _size_words(protocol: str) -> str:
     return "Truths, distractors, training images and reconstructions were brought to the size of what is drawn by one function."
 
 
-def _recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
+def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
+    """Return the preprocessing in sentences, empty where there was none."""
     words = []
     for step in recipe:
         if step["name"] == "z-score":

@@ -12,8 +12,10 @@ import pandas as pd
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json
 from braindecode_suite.core.manifest import library_versions
-from braindecode_suite.core.score import COLUMNS, IDENTITY, read_scores
+from braindecode_suite.core.score import COLUMNS, IDENTITY, Score, read_scores, scores_table
 from braindecode_suite.metrics.groups import group_summary
+from braindecode_suite.workflows import WORKFLOWS
+from braindecode_suite.workflows.job import GroupScored
 from braindecode_suite.workflows.results import prepare_output, result_path
 
 GROUP = "group"
@@ -41,6 +43,9 @@ def run_group(output_dir: Path, workflow: str, label: str, seed: int = 0) -> int
         )
     prepare_output(output_dir)
     table, prevalences = summarise(tables, seed=seed)
+    more, told = _together(output_dir, workflow, sorted(tables), seed)
+    if more:
+        table = pd.concat([table, scores_table(more)], ignore_index=True)
     with write_aside(output_dir / f"desc-{label}_scores.tsv") as aside:
         table.to_csv(aside, sep="\t", index=False, float_format="%.6g")
     facts = {
@@ -49,6 +54,7 @@ def run_group(output_dir: Path, workflow: str, label: str, seed: int = 0) -> int
         "prevalence": prevalences,
         "versions": library_versions(),
         "warnings": _warnings(output_dir, label, sorted(tables)),
+        **told,
     }
     write_json(output_dir / f"desc-{label}_facts.json", facts)
     print(f"{len(tables)} subjects: report in {write_group_report(output_dir, workflow)}")
@@ -118,6 +124,14 @@ def summarise(tables: dict[str, pd.DataFrame], seed: int = 0) -> tuple[pd.DataFr
                 }
             )
     return pd.concat([everything, pd.DataFrame(rows, columns=list(COLUMNS))], ignore_index=True), prevalences
+
+
+def _together(
+    output_dir: Path, workflow: str, subjects: list[str], seed: int
+) -> tuple[list[Score], dict[str, Any]]:
+    """Return what the workflow itself says of its subjects together, if it does."""
+    known = WORKFLOWS[workflow]
+    return known.group_scores(output_dir, subjects, seed) if isinstance(known, GroupScored) else ([], {})
 
 
 def _warnings(output_dir: Path, label: str, subjects: list[str]) -> dict[str, list[str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field, field_validator
 
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.protocols import Dataset
+from braindecode_suite.core.score import Score
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Steps
 
@@ -114,4 +115,16 @@ class Workflow(Protocol):
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do the work of one subject, resuming finished steps from the work folder."""
+        ...
+
+
+@runtime_checkable
+class GroupScored(Protocol):
+    """A workflow that knows more of its subjects together than the mean of their scores."""
+
+    @classmethod
+    def group_scores(
+        cls, output_dir: Path, subjects: Sequence[str], seed: int
+    ) -> tuple[list[Score], dict[str, Any]]:
+        """Return further rows of subject ``group``, and facts for the group's report, from the results folder alone."""
         ...

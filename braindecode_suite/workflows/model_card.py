@@ -9,6 +9,7 @@ from typing import Any
 from braindecode_suite.core.protocols import DatasetCard
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
+from braindecode_suite.workflows.encode_config import STACK
 from braindecode_suite.workflows.fitting import Fitted
 
 FIGURE_KEYS = ("model", "seed", "metric", "scorer", "gallery")
@@ -37,6 +38,19 @@ def image_figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]
         if score.stage == "final"
         and (score.control, score.versus, score.split, score.seed) == ("brain", "", protocol, "")
         and score.candidates in ("", "within-class")
+    ]
+
+
+def encoding_figures(scores: Iterable[Score], features: str) -> list[dict[str, Any]]:
+    """Return the mean r over all units of every single model and seed that was offered all features, unrounded."""
+    return [
+        {**{key: getattr(score, key) for key in FIGURE_KEYS}, "value": score.value, "n": score.n}
+        for score in scores
+        if (score.metric, score.scorer, score.roi, score.control, score.versus)
+        == ("encoding_r", "mean over units", "", "brain", "")
+        and score.target == features
+        and score.model != STACK
+        and "," not in score.seed
     ]
 
 

@@ -16,7 +16,9 @@ from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.encoders.targets import make_target
+from braindecode_suite.encoders.targets import make_features, make_target
+from braindecode_suite.workflows.encode_fitting import mean_tokens
+from braindecode_suite.workflows.encode_verify import encoding_figures_again
 from braindecode_suite.workflows.fitting import prepare
 from braindecode_suite.workflows.image_prior import recompute_figures
 from braindecode_suite.workflows.job import Job
@@ -169,6 +171,27 @@ def recompute_reconstructions(
     return recompute_figures(model_dir, run, split, job)
 
 
+def recompute_encoding(
+    model_dir: Path, config: Mapping[str, Any], data_dir: Path, work_dir: Path, subject: str, device: str
+) -> list[dict[str, Any]]:
+    """Return the mean r over units of every model of the folder."""
+    run = config["run"]
+    study = open_study(run, data_dir, work_dir, subject)
+    sources = [
+        make_features(
+            name,
+            work_dir / "cache",
+            weights=Path(run["weights"][name]) if name in run["weights"] else None,
+            device=device,
+        )
+        for name in run["features"]
+    ]
+    vectors_of = mean_tokens(sources[-1], study)
+    split: Split = PROTOCOLS[run["protocol"]]([study], seed=run["seed"], vectors_of=vectors_of)[0]
+    check_split(run, split, data_dir)
+    return encoding_figures_again(model_dir, config, prepare(study, split, run["zscore_by"]), sources, device)
+
+
 def open_study(run: Mapping[str, Any], data_dir: Path, work_dir: Path, subject: str) -> Study:
     """Open the study that a model was fitted on, with the same options."""
     study: Study = DATASETS[run["dataset"]].open(data_dir, subject, work_dir, **run["dataset_options"])
@@ -189,5 +212,6 @@ RECOMPUTED: Mapping[str, tuple[Callable[..., list[dict[str, Any]]], float]] = {
     "mindeye": (recompute_retrieval, 1e-6),
     # a grey value that another processor rounds the other way moves PixCorr and SSIM of an image by less than this
     "image-prior": (recompute_reconstructions, 1e-4),
+    "encode": (recompute_encoding, 1e-5),
 }
 """How a workflow's figures are made again, and by how much they may differ."""
