@@ -250,6 +250,9 @@ def test_the_routing_is_written_and_shown(routed_run: Path) -> None:
     assert "Share of attention by region and group of latent queries" in page
     assert all(name in page for name in table["region"].unique())
     assert "brain routing" in page
+    assert (
+        "MindEye: " in page[page.index('class="cards"') : page.index('id="data"')]
+    )  # compared in the headline
 
 
 def test_a_page_without_an_encoder_that_routes_has_no_section_on_it(finished_run: Path) -> None:

@@ -188,6 +188,10 @@ def make_card(results: Results, title: str, meaning: str, row: pd.Series) -> Car
         facts.append(("Split", row["split"]))
     baseline = versus_row(results, row, results.baseline) if results.baseline else rival_row(results, row)
     verdicts = [] if baseline is None else [compare_words(baseline, model_title(baseline["versus"]))]
+    for name in sequence(mapping(results.facts.get("config")).get("beside")):
+        beside = versus_row(results, row, str(name))
+        if beside is not None:
+            verdicts.append(compare_words(beside, model_title(str(name))))
     for versus in ("mean-image", "null-condition"):
         difference = versus_row(results, row, versus)
         if difference is not None:
