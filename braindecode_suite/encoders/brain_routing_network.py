@@ -79,7 +79,9 @@ class BrainRoutingNetwork(nn.Module):
         self.readouts = nn.ModuleDict(
             {role: GatheredReadout(width, _own_tokens(*shape)) for role, shape in roles.items()}
         )
-        with torch.no_grad():  # latents are scaled to tokens of unit length: predictions start no longer than that
+        with (
+            torch.no_grad()
+        ):  # latents are scaled to tokens of unit length: predictions start no longer than that
             for role, (_, features) in roles.items():
                 for parameter in self.readouts[role].parameters():
                     parameter.mul_(features**-0.5)
