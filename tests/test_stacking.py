@@ -108,9 +108,8 @@ def test_bad_input_is_refused():
         stacking_weights([y[:0]], y[:0])
 
 
-def test_weights_of_one_group_are_those_of_all_its_units_images_side_by_side(
-    rng: np.random.Generator,
-) -> None:
+def test_weights_of_one_group_are_those_of_all_its_units_images_side_by_side() -> None:
+    rng = np.random.default_rng(1)
     y = rng.standard_normal((30, 4))
     models = [y + s * rng.standard_normal(y.shape) for s in (0.7, 1.0, 1.5)]
     weights = stacking_weights(models, y, np.array([5, 5, 2, 2]), pooled=1.0)
