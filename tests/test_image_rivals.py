@@ -331,6 +331,28 @@ def test_the_factorised_readout_is_the_double_sum_that_defines_it(tokens, mask):
     assert_allclose(float(norms["features"]), np.abs(every).sum(axis=1).mean(), rtol=1e-5)
 
 
+def test_units_with_a_mask_each_are_the_double_sum_over_all_sources(tokens):
+    routes = Routes(("a", "b", "c"), np.array([2, -1, 0, 1]))
+    network = FactorisedReadout(routes, [GRID, GRID], [5, 5], "free")
+    with torch.no_grad():
+        for mask in network.masks:
+            mask.weight.normal_()
+            mask.token_mean.normal_()
+    shown = np.flatnonzero(GRID.mask)[1:]
+    (head,) = network.readout.heads
+    sources = [tokens[:4], tokens[4:8]]
+    expected = np.zeros((4, 3))
+    for place, query in enumerate((2, 0, 1)):  # units 0, 2 and 3
+        expected[:, place] = float(head.bias[query].detach())
+        for k, x in enumerate(sources):
+            seen = (x[:, shown] - network.masks[k].token_mean.numpy()) @ head.weight[
+                query, 5 * k : 5 * k + 5
+            ].detach().numpy()
+            expected[:, place] += seen @ network.masks[k].maps()[query].detach().numpy()
+    got = network([torch.from_numpy(x) for x in sources]).detach().numpy()
+    assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_on_a_single_token_without_penalties_it_is_least_squares(tmp_path):
     X = np.random.default_rng(0).standard_normal((N_IMAGES, 1, 4)).astype(np.float32)
     study = make(X[:, 0] @ np.random.default_rng(1).standard_normal((4, 3)), noise=0.5)

@@ -106,3 +106,29 @@ def test_bad_input_is_refused():
         stacking_weights([y, np.zeros((4, 3))], y)
     with pytest.raises(InputError, match="at least one image"):
         stacking_weights([y[:0]], y[:0])
+
+
+def test_weights_of_one_group_are_those_of_all_its_units_images_side_by_side() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.standard_normal((30, 4))
+    models = [y + s * rng.standard_normal(y.shape) for s in (0.7, 1.0, 1.5)]
+    weights = stacking_weights(models, y, np.array([5, 5, 2, 2]), pooled=1.0)
+    for units in ([0, 1], [2, 3]):
+        scale = np.sqrt(
+            sum(((m - y)[:, units] ** 2).sum(axis=0) for m in models)
+        )  # every unit to the same total
+        together = [(m[:, units] / scale).ravel()[:, None] for m in models]
+        expected = stacking_weights(together, (y[:, units] / scale).ravel()[:, None])
+        assert_allclose(weights[:, units], np.repeat(expected, 2, axis=1), atol=1e-5)
+
+
+def test_pooling_lies_between_a_units_own_weights_and_its_groups() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((30, 6))
+    models = [y + s * rng.standard_normal(y.shape) for s in (1.0, 1.0)]
+    own, half, all_ = (stacking_weights(models, y, pooled=share) for share in (0.0, 0.5, 1.0))
+    assert_allclose(own, stacking_weights(models, y))
+    assert (np.abs(half - all_) <= np.abs(own - all_) + 1e-6).all()
+    assert np.ptp(all_, axis=1).max() < 1e-6 < np.ptp(own, axis=1).max()
+    with pytest.raises(InputError, match="`pooled`: expected a share from 0 to 1; found 2"):
+        stacking_weights(models, y, pooled=2.0)

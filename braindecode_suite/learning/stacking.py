@@ -19,8 +19,17 @@ JITTER = 1e-8
 TOLERANCE = 1e-11
 
 
-def stacking_weights(predicted: Sequence[np.ndarray], measured: np.ndarray) -> np.ndarray:
+def stacking_weights(
+    predicted: Sequence[np.ndarray],
+    measured: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    pooled: float = 0.0,
+) -> np.ndarray:
     """Return the convex weights of every unit with the least squared error.
+
+    A hundred images say little of one unit's weights. With `pooled` the errors of a unit count for what is left of 1, and the
+    mean of those of all units of its group (each unit's to the same total) for `pooled`: at 1 a group has one set of weights.
 
     The rows must be of images that neither fitted nor stopped any of the models: out-of-fold predictions of training rows,
     or validation rows that were set aside.
@@ -30,6 +39,10 @@ def stacking_weights(predicted: Sequence[np.ndarray], measured: np.ndarray) -> n
     predicted : sequence of arrays of shape (images, units)
         One a model.
     measured : array of shape (images, units)
+    groups : array of int of shape (units,), optional
+        Group of each unit, such as its region; all units are one by default.
+    pooled : float
+        0 to 1.
 
     Returns
     -------
@@ -51,15 +64,32 @@ def stacking_weights(predicted: Sequence[np.ndarray], measured: np.ndarray) -> n
         raise InputError("`measured`", expected="at least one image", found="none")
     for number, array in enumerate(predicted):
         check_shape(f"predicted[{number}]", array, "images units", images=n_images, units=n_units)
+    if not 0 <= pooled <= 1:
+        raise InputError("`pooled`", expected="a share from 0 to 1", found=f"{pooled:g}")
+    index = np.zeros(n_units, np.intp) if groups is None else np.unique(groups, return_inverse=True)[1]
+    check_shape("groups", index, "units", units=n_units)
     weights = np.full((len(predicted), n_units), 1 / len(predicted), np.float32)
+    gram = np.empty((n_units, len(predicted), len(predicted)))
     for start in range(0, n_units, UNITS_AT_ONCE):
         units = slice(start, start + UNITS_AT_ONCE)
         target = np.asarray(measured[:, units], np.float64)
         errors = np.stack([array[:, units] - target for array in predicted])  # (models, images, units)
-        gram = np.einsum("aiu,biu->uab", errors, errors)
-        whole = np.isfinite(gram).all(axis=(1, 2))
-        weights[:, units][:, whole] = solve_simplex(gram[whole]).T
+        gram[units] = np.einsum("aiu,biu->uab", errors, errors)
+    whole = np.isfinite(gram).all(axis=(1, 2))
+    weights[:, whole] = solve_simplex(_pool(gram[whole], index[whole], pooled)).T
     return weights
+
+
+def _pool(gram: np.ndarray, index: np.ndarray, share: float) -> np.ndarray:
+    """Return a mixture of each matrix with the mean of those of its group, all scaled to a trace of 1 before."""
+    if not share or not len(gram):
+        return gram
+    trace = np.trace(gram, axis1=1, axis2=2)[:, None, None]
+    unit = gram / np.where(trace > 0, trace, 1)
+    total = np.zeros((index.max() + 1, *gram.shape[1:]))
+    np.add.at(total, index, unit)
+    mean = total / np.maximum(np.bincount(index), 1)[:, None, None]
+    return np.asarray((1 - share) * unit + share * mean[index])
 
 
 def combine(weights: np.ndarray, predicted: Sequence[np.ndarray]) -> np.ndarray:

@@ -48,6 +48,7 @@ from braindecode_suite.workflows.encode_scoring import (
     Settings,
     choose_best,
     find_sets,
+    first_region,
     object_counts,
 )
 from braindecode_suite.workflows.facts import leakage_card, study_facts
@@ -149,7 +150,7 @@ class EncodeWorkflow:
         truth, repeats = measured(data, "test")
         choosing, _ = measured(data, "choosing")
         main, *layers = [self._predictions(target, some) for target, some in fits.items()]
-        stacked, weights = self._stack(steps, main, choosing)
+        stacked, weights = self._stack(steps, main, choosing, study)
         settings = Settings(
             subject=job.subject,
             split=split.protocol,
@@ -273,7 +274,7 @@ class EncodeWorkflow:
         ]
 
     def _stack(
-        self, steps: Steps, models: Sequence[Predictions], choosing: np.ndarray
+        self, steps: Steps, models: Sequence[Predictions], choosing: np.ndarray, study: Study
     ) -> tuple[list[Predictions], dict[str, np.ndarray]]:
         """Return the stack (or nothing) and its weights by seed: each seed of the encoder with all rivals."""
         if not self.stacks:
@@ -282,10 +283,12 @@ class EncodeWorkflow:
             return [], {}
         first, *others = models
         test, held, weights = [], [], {}
+        regions = first_region(find_sets(study, choosing.shape[1], self.config.rois, {}))
         with steps.block("stack"):
             for k, seed in enumerate(first.seeds):
                 members = [(first.choosing[k], first.test[k]), *((m.choosing[0], m.test[0]) for m in others)]
-                found = stacking_weights([known for known, _ in members], choosing)
+                known = [known for known, _ in members]
+                found = stacking_weights(known, choosing, regions, pooled=self.config.stack_pooling)
                 test.append(combine(found, [predicted for _, predicted in members]))
                 held.append(combine(found, [known for known, _ in members]))
                 weights[f"{STACK}_seed-{seed or self.job.seed}_weights"] = found

@@ -26,6 +26,8 @@ class EncodeConfig(WorkflowConfig):
         Image encoders that stand beside it, on the same features, rows and validation images.
     stack : bool
         Whether to weigh all of them unit by unit, convex weights, and to compare that with the best single model.
+    stack_pooling : float
+        How far the weights of a unit are those of its region, 0 (its own) to 1, see `learning.stacking.stacking_weights`.
     choosing_share : float
         Share of the validation images that no model sees: they choose the best rival and weigh the stack.
     presets : dict of str to str
@@ -56,6 +58,7 @@ class EncodeConfig(WorkflowConfig):
     n_seeds: PositiveInt = 3
     rivals: tuple[str, ...] = ()
     stack: bool = True
+    stack_pooling: Annotated[float, Field(ge=0, le=1)] = 0.8
     choosing_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     presets: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -84,7 +84,8 @@ def methods(
         f"{config.encoder} was fitted from {config.n_seeds} seed{'' if config.n_seeds == 1 else 's'}; its scores, not its "
         "predictions, are averaged over seeds."
         + (
-            " The stack weighs all models unit by unit (not negative, summing to one)."
+            " The stack weighs all models unit by unit (not negative, summing to one); a share of "
+            f"{config.stack_pooling:g} of the errors it weighs by is that of all units of the same region."
             if config.stack and config.rivals
             else ""
         ),

@@ -137,6 +137,15 @@ def find_sets(
     return {name: member for name, member in sets.items() if member.any()}
 
 
+def first_region(sets: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the number of the first region that each unit is in, -1 for none, from `find_sets`."""
+    first = np.full(len(next(iter(sets.values()))), -1)
+    for number, (name, member) in enumerate(sets.items()):
+        if name != ALL_UNITS:
+            first[(first < 0) & member] = number
+    return first
+
+
 class EncodingScores:
     """Scores of models that predict the same test images.
 
