@@ -145,7 +145,10 @@ def test_a_model_of_a_workflow_that_cannot_be_made_again_is_named(
     config["run"]["workflow"] = "mindeye2"
     (folder / "config.json").write_text(json.dumps(config))
     assert main(["verify", str(folder), "--data-dir", str(simulated_folder)]) == 2
-    assert "`workflow`: expected one of encode, image-prior, mindeye; found 'mindeye2'" in capsys.readouterr().err
+    assert (
+        "`workflow`: expected one of encode, image-prior, mindeye; found 'mindeye2'"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_that_bds_run_did_not_save_is_refused(
