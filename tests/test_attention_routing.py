@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
 
 from braindecode_suite.core.errors import InputError, UnknownName
 from braindecode_suite.core.features import Grid
@@ -394,6 +395,9 @@ def test_the_examples_of_the_guide_run_one_after_the_other(
     guide = Path(__file__).parents[1] / "docs" / "encoding.md"
     examples = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
+    for kind in ("indoor", "outdoor"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        Image.new("RGB", (64, 64), "grey").save(tmp_path / "photos" / kind / "one.png")
     names: dict[str, Any] = {}
     for code in examples:
         exec(code, names)
@@ -401,6 +405,7 @@ def test_the_examples_of_the_guide_run_one_after_the_other(
     assert names["maps"].shape == (2, len(names["model"].query_names()), 8, 8)
     assert AttentionRouting.load(tmp_path / "model").query_names() == names["model"].query_names()
     assert names["stack"].weights()
+    assert names["predicted"].space.n_units == names["study"].n_units
     assert names["weights"].shape == (
         len(names["test"]),
         names["tokens"].tokens,

@@ -260,7 +260,7 @@ def test_the_example_of_the_guide_runs(tmp_path):
         [f"{kind}/{kind}-{k}" for kind in ("indoor", "outdoor") for k in range(3)],
         side=64,
     )
-    code = f"{setting}\n{example}\nassert study.dataset == 'in-silico' and len(study.trials) == 6\nassert len(profile) == 2"
+    code = f"{setting}\n{example}\nassert predicted.dataset == 'in-silico' and len(predicted.trials) == 6\nassert len(profile) == 2"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -150,6 +150,7 @@ def test_unknown_times_are_refused_saying_what_is_missing() -> None:
     with pytest.raises(InputError, match=r"onsets within the first run .*; found a run of 2 minutes without"):
         restrict(split_of(study_of(onset=np.nan)), 1)
     assert restrict(split_of(study_of(onset=np.nan)), 2).minutes == 2
+    assert first_minutes([split_of(untimed)], ()) == []  # nobody asked
 
 
 def test_only_runs_with_training_rows_count() -> None:

@@ -165,6 +165,8 @@ def first_minutes(splits: Sequence[Split], amounts: Sequence[float]) -> list[Amo
     InputError
         As `restrict`, and if two amounts are the same whole runs.
     """
+    if not amounts:
+        return []
     found: list[Amount] = []
     times = [timeline(study) for study in splits[0].studies]
     for asked in sorted(amounts):

@@ -22,7 +22,7 @@ def presets(workflow: str) -> dict[str, Path]:
     ['kandinsky', 'paper', 'tiny']
     """
     folder = Path(str(resources.files("braindecode_suite.workflows"))) / "configs"
-    stem = workflow.replace("-", "_") + "_"
+    stem = f"{workflow}_"
     return {path.stem.removeprefix(stem): path for path in sorted(folder.glob(f"{stem}*.yaml"))}
 
 
