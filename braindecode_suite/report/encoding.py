@@ -252,8 +252,10 @@ def routing_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
         headings=["features", "model", "images", "ratio", "relative"],
         rows=cells,
         numeric=[False, False, True, True, True],
-        note="Per area and above the mean map. Some objects draw any query, trained or not, so that the ratio of a model that knows nothing need not be 1; relative to "
-        "the regions that prefer other categories, on the same objects, it is.",
+        note="Per area and above the mean map. Some objects draw any query, trained or not, so that the ratio of a model that knows "
+        "nothing need not be 1. The relative ratio is divided by that of the regions that prefer other categories, on the same "
+        "objects: 1 on average over models that know nothing. How single fits and regions scatter around it, the interval, over "
+        "images, does not tell: the fit on shuffled pairs shows it.",
     )
 
 

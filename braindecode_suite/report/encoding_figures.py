@@ -167,13 +167,14 @@ def routing_figure(rows: pd.DataFrame, names: Mapping[str, str]) -> FigureBlock 
     colours = {"brain": SERIES[0], "shuffled-train": SERIES[5]}
     with matplotlib.rc_context(STYLE):
         figure = new_figure(8.5, 1.6 + 0.34 * len(regions))
-        axes = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(targets), sharex=True, sharey=True, squeeze=False)[0]
         for axis, target in zip(axes, targets, strict=True):
             for _, row in rows[rows["target"] == target].iterrows():
                 below = 0.16 if row["control"] != "brain" else -0.16
                 whisker(axis, row, height[row["roi"]] - below, colours[row["control"]])
             axis.set_xscale("log")
             axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
             axis.axvline(1, color=MUTED, linestyle="--", linewidth=1.2)
             axis.axvline(2, color=MUTED, linestyle=":", linewidth=1.2)
             axis.set_title(names.get(target, target), fontsize=10)
