@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,21 @@ from scipy.stats import bootstrap
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import Grid
+from braindecode_suite.core.minutes import restrict
+from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.score import IDENTITY, Score, read_scores
 from braindecode_suite.core.spaces import UnitSpace
+from braindecode_suite.core.study import Cohort
+from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.datasets.simulate_scenes import Scene, SceneObject
 from braindecode_suite.datasets.simulated_nsd import SIMULATED_NSD
+from braindecode_suite.encoders import IMAGE_ENCODERS
+from braindecode_suite.encoders.targets import make_features
 from braindecode_suite.learning.stacking import combine
 from braindecode_suite.learning.synthetic import make_latents, make_study
 from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc
 from braindecode_suite.report.subject import write_subject_report
+from braindecode_suite.workflows.encode_fitting import features_of, halve_validation, measured
 from braindecode_suite.workflows.encode_routing import RELATIVE, Look, object_parts, routing_rows
 from braindecode_suite.workflows.encode_scoring import (
     BEST_RIVAL,
@@ -38,6 +46,7 @@ from braindecode_suite.workflows.encode_scoring import (
     corrected,
     find_sets,
 )
+from braindecode_suite.workflows.fitting import prepare
 from tests.release_writers import write_algonauts
 
 STEM = "sub-01/decoding/sub-01_desc-encode_"
@@ -252,6 +261,42 @@ def test_finished_fits_are_read_back(
     monkeypatch.setattr(AttentionRouting, "fit", refuse)
     assert main(words(finished, simulated_folder)) == 0
     pd.testing.assert_frame_equal(read_scores(finished / f"{STEM}scores.tsv"), scores)
+
+
+def test_the_curve_over_minutes_is_of_models_that_saw_no_more(
+    finished: Path, scores: pd.DataFrame, simulated_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    assert main(words(out, simulated_folder, "--minutes", "60")) == 0
+    table = read_scores(out / f"{STEM}scores.tsv")
+    whole = table[table["minutes"].isna()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(whole, scores, check_dtype=False)
+
+    rows = table[(table["minutes"] == 60) & (table["roi"] == "")]
+    assert set(rows.loc[rows["versus"] == "", "model"]) == {"attention-routing", *RIVALS}
+    assert set(rows.loc[rows["scorer"] == "mean over units", "versus"]) == {"", *RIVALS}
+    row = rows[(rows["model"] == "cls-ridge") & (rows["versus"] == "")].iloc[0]
+
+    study = DATASETS["simulated-nsd"].open(simulated_folder, "01", tmp_path / "work")
+    (split,) = PROTOCOLS["nsd-shared1000"]([study])
+    data = halve_validation(prepare(study, restrict(split, 60), "session"), 0.25, 0)
+    names = ("tiny-clip:block-1:with-cls", "tiny-clip:block-4:with-cls")
+    sources = [make_features(name, tmp_path / "cache") for name in names]
+    model = IMAGE_ENCODERS["cls-ridge"](
+        IMAGE_ENCODERS["cls-ridge"].preset("tiny"), FitContext(work_dir=tmp_path)
+    )
+    some = data.prepared.study
+    train, validation = Cohort.of(some, data.prepared.split.train[0]), Cohort.of(some, data.stopping)
+    model.fit(train, validation, sources)
+    predicted = model.predict(features_of(data, sources, "test"))
+    assert row["value"] == pytest.approx(
+        np.nanmean(encoding_r(measured(data, "test")[0], predicted)), abs=1e-5
+    )
+
+    minutes = json.loads((out / f"{STEM}facts.json").read_text())["minutes"]
+    assert minutes["amounts"][0]["stimuli"] < minutes["all"]["stimuli"]
+    assert "against minutes of training recording" in (out / "sub-01.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

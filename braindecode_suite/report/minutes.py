@@ -29,8 +29,8 @@ from braindecode_suite.report.wording import (
     quantity,
 )
 
-HEADLINES = ("retrieval_brain_to_image_top1", "accuracy", "identification")
-DEFINING = ("scorer", "gallery", "candidates", "level", "stage", "split", "roi")
+HEADLINES = ("retrieval_brain_to_image_top1", "accuracy", "identification", "encoding_r")
+DEFINING = ("scorer", "gallery", "candidates", "level", "stage", "split", "roi", "target")
 LOGARITHMIC = 5.0
 """How many times the smallest amount the largest must be for a logarithmic axis."""
 APART = 4.0

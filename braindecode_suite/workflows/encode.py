@@ -17,6 +17,7 @@ import numpy as np
 from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import FeatureSource
+from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.score import Score
@@ -55,6 +56,7 @@ from braindecode_suite.workflows.facts import leakage_card, study_facts
 from braindecode_suite.workflows.fitting import prepare
 from braindecode_suite.workflows.job import Job, WorkflowConfig
 from braindecode_suite.workflows.mindeye import resampling_units
+from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import encoding_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
@@ -123,6 +125,7 @@ class EncodeWorkflow:
                 for seed in self.seeds[:1]
             ]
         steps += ["stack"] if self.stacks else []
+        steps += [f"first {minutes:g} minutes: each model once" for minutes in self.config.minutes]
         return [*steps, "score", "routing maps", "save results and models", "report"]
 
     def run(self, steps: Steps) -> SubjectResults:
@@ -140,6 +143,7 @@ class EncodeWorkflow:
             split = self._split(study, next(reversed(sources.values())))
             prepared = prepare(study, split, config.zscore_by)
             data = halve_validation(prepared, config.choosing_share, job.seed)
+            amounts = self._first_minutes(study, split)
         card = self._leakage(steps, study, split)
         together = list(sources.values())
         fits = {JOIN.join(source.name for source in together): self._fit_all(steps, data, together)}
@@ -163,21 +167,33 @@ class EncodeWorkflow:
         )
         results = SubjectResults(space=study.space)
         with steps.block("score") as notes:
+            ceiling = self._ceiling(steps, study, truth, repeats)
             scores = EncodingScores(
                 truth,
                 repeats,
-                self._ceiling(steps, study, truth, repeats),
+                ceiling,
                 find_sets(study, truth.shape[1], config.rois, config.groups),
                 [*main, *stacked, *(model for layer in layers for model in layer)],
                 settings,
             )
             chosen = self._score(scores, main, stacked, layers, choosing, study, data, results)
             notes["figures"] = {"units scored": scores.facts["scored"]}
+        for amount, some in amounts:
+            results.scores += self._brief(steps, some, together, amount, ceiling, settings)
         looks = self._looks(next(iter(fits.values())), shuffled, together)
         self._routing(steps, study, data, looks, settings, results)
         self._keep(results, study, data, scores, [*main, *stacked], truth, repeats, weights)
         self._keep_examples(results, study, data, looks)
         results.facts = self._facts(study, split, card, fits, shuffled, scores, chosen, sources, results)
+        if amounts:
+            results.facts["splits"] += [some.prepared.split.card() for _, some in amounts]
+            results.facts["minutes"] = minutes_facts(
+                [split],
+                prepared.study.recipe,
+                [amount for amount, _ in amounts],
+                [some.prepared.study.recipe for _, some in amounts],
+                ["Every point of the encoder is of one fit, that of the first seed, on all features."],
+            )
         return results
 
     # ------------------------------------------------------------------------------------------------- the pieces
@@ -200,6 +216,40 @@ class EncodeWorkflow:
             )
         split: Split = splits[0]
         return split
+
+    def _first_minutes(self, study: Study, split: Split) -> list[tuple[Amount, EncodingData]]:
+        """Prepare the first minutes before anything is fitted: an amount that cannot be had ends the run at once."""
+        config, found = self.config, []
+        for amount in first_minutes([split], config.minutes):
+            with naming(amount.asked):
+                prepared = prepare(study, amount.splits[0], config.zscore_by)
+                found.append((amount, halve_validation(prepared, config.choosing_share, self.job.seed)))
+        return found
+
+    def _brief(
+        self,
+        steps: Steps,
+        data: EncodingData,
+        sources: Sequence[FeatureSource],
+        amount: Amount,
+        ceiling: np.ndarray | None,
+        settings: Settings,
+    ) -> list[Score]:
+        """Fit every model once to the first minutes and score its mean r, and how far the encoder is ahead."""
+        where, config = f" (first {amount.minutes:g} minutes)", self.config
+        fits = {
+            name: [self._fit(steps, data, sources, name, self._seeds(name)[0], where)] for name in self.models
+        }
+        encoder, *rivals = self._predictions(JOIN.join(source.name for source in sources), fits)
+        truth, repeats = measured(data, "test")
+        sets = find_sets(data.prepared.study, truth.shape[1], config.rois, config.groups)
+        with steps.block(f"score{where}"):
+            scores = EncodingScores(truth, repeats, ceiling, sets, [encoder, *rivals], settings)
+            rows = [row for model in (encoder, *rivals) for row in scores.plain_rows(model, (R_MEAN,))]
+            if rivals:
+                best = choose_best(rivals, measured(data, "choosing")[0], scores.sets)
+                rows += scores.paired_rows(encoder, rivals, best, BEST_RIVAL)
+        return [replace(row, minutes=amount.minutes) for row in rows]
 
     def _leakage(self, steps: Steps, study: Study, split: Split) -> dict[str, Any]:
         def compute() -> tuple[Arrays, dict[str, Any]]:

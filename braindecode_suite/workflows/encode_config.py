@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from braindecode_suite.workflows.job import Permutations, Resamples, WorkflowConfig
+from braindecode_suite.workflows.job import MinutesConfig, Permutations, Resamples
 
 STACK = "stacked"
 
 
-class EncodeConfig(WorkflowConfig):
+class EncodeConfig(MinutesConfig):
     """What is fitted and scored.
 
     Attributes
