@@ -248,12 +248,14 @@ def routing_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
     if not cells:
         return None
     return Table(
-        caption="Attention on the own object over that on the other objects, per area and above the mean map: all category regions",
-        headings=["features", "model", "images", "ratio", "relative to regions of other categories"],
+        caption="Attention on the own object over that on the others, all category regions together",
+        headings=["features", "model", "images", "ratio", "relative"],
         rows=cells,
         numeric=[False, False, True, True, True],
-        note="Some objects draw any query, trained or not, so that the ratio of a model that knows nothing need not be 1; relative to "
-        "the regions that prefer other categories, on the same objects, it is.",
+        note="Per area and above the mean map. Some objects draw any query, trained or not, so that the ratio of a model that knows "
+        "nothing need not be 1. The relative ratio is divided by that of the regions that prefer other categories, on the same "
+        "objects: 1 on average over models that know nothing. How single fits and regions scatter around it, the interval, over "
+        "images, does not tell: the fit on shuffled pairs shows it.",
     )
 
 

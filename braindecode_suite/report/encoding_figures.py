@@ -12,7 +12,7 @@ from PIL import Image
 
 from braindecode_suite.report.figures import MUTED, SERIES, STYLE, FigureBlock, draw, new_figure, whisker
 from braindecode_suite.report.results import Results, desc_label, mapping, sequence
-from braindecode_suite.report.wording import integer, model_title
+from braindecode_suite.report.wording import integer, model_title, number
 
 ALPHA = 0.05
 SHOWN_REGIONS = ("V1v", "V1d", "hV4", "FFA-1", "OFA", "EBA", "PPA", "VWFA-1")
@@ -74,7 +74,7 @@ def gap_figure(
         "not corrected); green above zero, orange below. "
     )
     look += (
-        f"Whole whiskers to the right of the dotted line at {mark:g}: the stack costs next to nothing anywhere."
+        f"Whole whiskers to the right of the dotted line at {number(mark)}: the stack costs next to nothing anywhere."
         if mark is not None
         else "A gap that is there on the early layer and gone on the late one says that the late layer has pooled already."
     )
@@ -144,7 +144,8 @@ def objects_figure(
         figure,
         f"Gap to the best rival by number of objects in {len(shown)} sets of units: {counts}.",
         f"Gap to the best rival by the number of objects in the image, with 95\u00a0% intervals ({counts}).",
-        "a gap that grows with the number of objects: with one object there is nothing to route between.",
+        "intervals above zero with two or more objects, where there is something to choose between; a gap with one object has other "
+        "reasons, such as what a network with a hidden layer can compute and a linear model cannot.",
     )
 
 
@@ -166,11 +167,14 @@ def routing_figure(rows: pd.DataFrame, names: Mapping[str, str]) -> FigureBlock 
     colours = {"brain": SERIES[0], "shuffled-train": SERIES[5]}
     with matplotlib.rc_context(STYLE):
         figure = new_figure(8.5, 1.6 + 0.34 * len(regions))
-        axes = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(targets), sharex=True, sharey=True, squeeze=False)[0]
         for axis, target in zip(axes, targets, strict=True):
             for _, row in rows[rows["target"] == target].iterrows():
                 below = 0.16 if row["control"] != "brain" else -0.16
                 whisker(axis, row, height[row["roi"]] - below, colours[row["control"]])
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
             axis.axvline(1, color=MUTED, linestyle="--", linewidth=1.2)
             axis.axvline(2, color=MUTED, linestyle=":", linewidth=1.2)
             axis.set_title(names.get(target, target), fontsize=10)
