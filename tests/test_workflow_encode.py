@@ -376,6 +376,26 @@ def test_equal_models_do_not_differ_and_a_better_one_does() -> None:
     assert same.p_value > 0.05
 
 
+def test_scores_without_some_images_are_those_of_the_others() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((60, 5))
+    models = [predictions(name, truth + rng.standard_normal(truth.shape)) for name in ("a", "b")]
+    out = np.arange(60) < 10
+    rows = scored(truth, models).rows_without(out, models, {"": "b"}, BEST_RIVAL, "no-near-duplicates")
+    plain = {row.model: row for row in rows if not row.versus and not row.roi}
+    for model in models:
+        row = plain[model.model]
+        assert row.value == pytest.approx(encoding_r(truth[10:], model.test[0][10:]).mean())
+        assert (row.n, row.candidates) == (50, "no-near-duplicates")
+        assert row.ci_low < row.value < row.ci_high
+    (gap,) = (row for row in rows if row.versus and not row.roi)
+    assert gap.value == pytest.approx(plain["a"].value - plain["b"].value)
+    nobody = np.zeros(60, bool)
+    assert (
+        scored(truth, models).rows_without(nobody, models, {"": "b"}, BEST_RIVAL, "no-near-duplicates") == []
+    )
+
+
 def test_seeds_are_averaged_as_scores_not_as_predictions() -> None:
     rng = np.random.default_rng(2)
     truth = rng.standard_normal((40, 5)).astype(np.float32)

@@ -177,6 +177,10 @@ class EncodeWorkflow:
                 settings,
             )
             chosen = self._score(scores, main, stacked, layers, choosing, study, data, results)
+            similar = np.isin(data.ids("test").astype(str), card["near_duplicates"]["test_images"])
+            results.scores += scores.rows_without(
+                similar, main, chosen["best rival"].get(main[0].target, {}), BEST_RIVAL, "no-near-duplicates"
+            )
             notes["figures"] = {"units scored": scores.facts["scored"]}
         for amount, some in amounts:
             results.scores += self._brief(steps, some, together, amount, ceiling, settings)

@@ -378,6 +378,43 @@ class EncodingScores:
         order = {roi: k for k, roi in enumerate(self.sets.names)}
         return [*corrected(sorted(best, key=lambda row: order[row.roi]), self.settings.groups), *rows]
 
+    def rows_without(
+        self,
+        images: np.ndarray,
+        models: Sequence[Predictions],
+        chosen: Mapping[str, str],
+        label: str,
+        name: str,
+    ) -> list[Score]:
+        """Return mean r of models, and of the first minus the chosen one, without some images.
+
+        Parameters
+        ----------
+        images : array of bool of shape (images,)
+            Those left out. Without any, or with fewer than `FEWEST_IMAGES` others, there are no rows.
+        models, chosen, label
+            As in `paired_rows`, the first of `models` being `first`.
+        name : str
+            What is said of the rows in `candidates`.
+        """
+        keep, s = ~images, self.settings
+        if keep.all() or keep.sum() < FEWEST_IMAGES:
+            return []
+        fewer = [replace(model, test=tuple(p[keep] for p in model.test)) for model in models]
+        few = EncodingScores(
+            self.truth[keep],
+            self.repeats[keep],
+            self.sets.ceiling,
+            dict(zip(self.sets.names, self.sets.members, strict=True)),
+            fewer,
+            replace(s, units=None if s.units is None else s.units[keep]),
+        )
+        first, *others = fewer
+        rows = [row for model in (first, *others) for row in few.plain_rows(model, (R_MEAN,))]
+        if others:
+            rows += few.paired_rows(first, others, chosen, label, each=False)
+        return [replace(row, scorer=f"{row.scorer}, {name}", candidates=name) for row in rows]
+
     def subset_rows(
         self,
         first: Predictions,
