@@ -294,6 +294,9 @@ def test_the_curve_over_minutes_is_of_models_that_saw_no_more(
         np.nanmean(encoding_r(measured(data, "test")[0], predicted)), abs=1e-5
     )
 
+    cards = [next((folder / "models").glob("*/config.json")) for folder in (out, finished)]
+    figures, before = (json.loads(card.read_text())["figures"] for card in cards)
+    assert figures == before  # models are saved of all data, and so are their figures
     minutes = json.loads((out / f"{STEM}facts.json").read_text())["minutes"]
     assert minutes["amounts"][0]["stimuli"] < minutes["all"]["stimuli"]
     assert "against minutes of training recording" in (out / "sub-01.html").read_text(encoding="utf-8")
@@ -387,6 +390,7 @@ def test_scores_without_some_images_are_those_of_the_others() -> None:
         row = plain[model.model]
         assert row.value == pytest.approx(encoding_r(truth[10:], model.test[0][10:]).mean())
         assert (row.n, row.candidates) == (50, "no-near-duplicates")
+        assert row.ci_low is not None and row.ci_high is not None  # noqa: PT018
         assert row.ci_low < row.value < row.ci_high
     (gap,) = (row for row in rows if row.versus and not row.roi)
     assert gap.value == pytest.approx(plain["a"].value - plain["b"].value)

@@ -38,6 +38,7 @@ def image_figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]
         if score.stage == "final"
         and (score.control, score.versus, score.split, score.seed) == ("brain", "", protocol, "")
         and score.candidates in ("", "within-class")
+        and score.minutes is None
     ]
 
 
@@ -50,6 +51,7 @@ def encoding_figures(scores: Iterable[Score], features: str) -> list[dict[str, A
         == ("encoding_r", "mean over units", "", "brain", "")
         and score.target == features
         and score.model != STACK
+        and score.minutes is None
         and "," not in score.seed
     ]
 
