@@ -35,7 +35,7 @@ from braindecode_suite.learning.synthetic import make_latents, make_study
 from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc
 from braindecode_suite.report.subject import write_subject_report
 from braindecode_suite.workflows.encode_fitting import features_of, halve_validation, measured
-from braindecode_suite.workflows.encode_routing import RELATIVE, Look, object_parts, routing_rows
+from braindecode_suite.workflows.encode_routing import RELATIVE, Look, map_rows, object_parts, routing_rows
 from braindecode_suite.workflows.encode_scoring import (
     BEST_RIVAL,
     CORRECTION,
@@ -484,6 +484,35 @@ def test_maps_that_follow_the_face_are_found_in_scenes_with_a_face_and_another_o
     assert rows[0].n == 24
     assert rows[0].ci_low is not None
     assert rows[0].ci_low > 2
+
+
+def test_a_fixed_place_is_told_from_content_and_sides_are_named() -> None:
+    rng = np.random.default_rng(0)
+    grid = Grid(height=4, width=4)
+    place = np.zeros(16)
+    place[[0, 1]] = 0.5  # upper left, the same in every image
+    content = np.eye(16)[rng.integers(16, size=400)]  # one token, another in each image
+    maps = np.stack([np.tile(place, (400, 1)), content, (place + content) / 2], axis=1)
+    look = Look(
+        model="m",
+        seed="0",
+        control="brain",
+        target="t",
+        maps=maps,
+        queries=("lh.a", "lh.b", "rh.c"),
+        grid=grid,
+    )
+    rows = {
+        (row.roi, row.metric): row
+        for row in map_rows(look, Settings(subject="01", split="s", n_bootstrap=200))
+    }
+    assert rows["a", "routing_location_share"].value == pytest.approx(1)
+    assert rows["b", "routing_location_share"].value < 0.01
+    assert 0.2 < rows["c", "routing_location_share"].value < 0.5
+    assert rows["a", "routing_entropy"].value == pytest.approx(np.log(2) / np.log(16))
+    assert rows["a", "routing_left_minus_right"].value == rows["a", "routing_upper_minus_lower"].value == 1
+    low, high = (getattr(rows["b", "routing_upper_minus_lower"], end) for end in ("ci_low", "ci_high"))
+    assert low < 0 < high
 
 
 def test_routing_is_told_from_what_draws_the_regions_of_all_categories() -> None:

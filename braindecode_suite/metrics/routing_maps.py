@@ -143,3 +143,47 @@ def _sides(
 
 def _ratios(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def map_measures(maps: ArrayLike, weights: Floats) -> dict[str, Floats]:
+    """Describe maps: do they follow the image or a place, how wide are they, to which side do they lean?
+
+    Parameters
+    ----------
+    maps : array of shape (images, height, width)
+        Attention; each map is scaled to a sum of 1.
+    weights : array of shape (resamples, images)
+        How often each image counts, see `draw_weights`; a row of ones gives the measures themselves.
+
+    Returns
+    -------
+    dict of str to array of shape (resamples,)
+        ``location_share``: the share of the maps' deviation from the uniform map that their mean has, 1 for a map that is the
+        same for every image, near 0 for one that only follows content (NaN for uniform maps). ``entropy``: over that of the
+        uniform map, the mean over images. ``left_minus_right``, ``upper_minus_lower``: mass in one half of the image less that
+        in the other; a middle row or column counts for neither.
+
+    Examples
+    --------
+    >>> same = np.tile([[1.0, 0.0], [0.0, 0.0]], (3, 1, 1))
+    >>> {name: float(value[0]) for name, value in map_measures(same, np.ones((1, 3))).items()}
+    {'location_share': 1.0, 'entropy': 0.0, 'left_minus_right': 1.0, 'upper_minus_lower': 1.0}
+    """
+    values = np.asarray(maps, np.float64)
+    check_shape("maps", values, "images height width")
+    check_shape("weights", weights, "resamples images", images=len(values))
+    height, width = values.shape[1:]
+    values = values / values.sum(axis=(1, 2), keepdims=True)
+    flat = values.reshape(len(values), -1)
+    uniform, n = 1 / flat.shape[1], weights.sum(axis=1)
+    spread = weights @ np.square(flat - uniform).sum(axis=1) / n
+    mean = np.square(weights @ flat / n[:, None] - uniform).sum(axis=1)
+    logs = np.log(np.where(flat > 0, flat, 1.0))
+    left, right = values[:, :, : width // 2].sum(axis=(1, 2)), values[:, :, -(width // 2) :].sum(axis=(1, 2))
+    upper, lower = values[:, : height // 2].sum(axis=(1, 2)), values[:, -(height // 2) :].sum(axis=(1, 2))
+    return {
+        "location_share": np.divide(mean, spread, out=np.full_like(mean, np.nan), where=spread > 1e-12),
+        "entropy": np.abs(weights @ (flat * logs).sum(axis=1)) / n / -np.log(uniform),
+        "left_minus_right": weights @ (left - right) / n,
+        "upper_minus_lower": weights @ (upper - lower) / n,
+    }

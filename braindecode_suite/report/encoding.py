@@ -52,6 +52,7 @@ class Encoding:
     stack: FigureBlock | None
     routing: FigureBlock | None
     routing_table: Table | None
+    maps_table: Table | None
     galleries: list[FigureBlock]
     no_gaps: str
     no_routing: str
@@ -92,6 +93,7 @@ def encoding(results: Results) -> Encoding | None:
         ),
         routing=routing_figure(where(rows, metric="routing_ratio", scorer=RELATIVE), names),
         routing_table=routing_table(rows, names),
+        maps_table=maps_table(rows, names),
         galleries=routing_gallery(results, names),
         no_gaps=results.reason("stack") or "there is no rival to compare with.",
         no_routing=results.reason("routing") or "no region had enough images with its object beside others.",
@@ -256,6 +258,41 @@ def routing_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
         "nothing need not be 1. The relative ratio is divided by that of the regions that prefer other categories, on the same "
         "objects: 1 on average over models that know nothing. How single fits and regions scatter around it, the interval, over "
         "images, does not tell: the fit on shuffled pairs shows it.",
+    )
+
+
+MAP_MEASURES = {
+    "routing_location_share": "by place",
+    "routing_entropy": "entropy",
+    "routing_left_minus_right": "left - right",
+    "routing_upper_minus_lower": "upper - lower",
+}
+
+
+def maps_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
+    """Return what the maps of each region are like: tied to a place or to content, how wide, on which side."""
+    rows = where(rows, metric=list(MAP_MEASURES))
+    cells = []
+    for target in dict.fromkeys(rows["target"]):
+        for roi in dict.fromkeys(where(rows, target=target, control="brain")["roi"]):
+            own = where(rows, target=target, roi=roi)
+            line = [names.get(target, target), roi]
+            for metric in MAP_MEASURES:
+                found = where(own, metric=metric, control="brain").to_dict("records")
+                line.append(DASH if not found else f"{found[0]['value']:.2f} {interval_cell(found[0])}")
+            null = where(own, metric="routing_location_share", control="shuffled-train").to_dict("records")
+            line.append(DASH if not null else f"{null[0]['value']:.2f}")
+            cells.append(line)
+    if not cells:
+        return None
+    return Table(
+        caption="The maps of each region, 95\u00a0% intervals over images",
+        headings=["features", "region", *MAP_MEASURES.values(), "by place, shuffled"],
+        rows=cells,
+        numeric=[False, False, True, True, True, True, True],
+        note="By place: the share of the maps' deviation from an even map that their mean over images has. 1 is a region that looks at "
+        "the same place in every image, near 0 one that follows what is shown. Entropy: 1 is attention to everything alike. Left - "
+        "right and upper - lower: attention to one half of the image less that to the other, hemispheres together.",
     )
 
 

@@ -40,7 +40,7 @@ from braindecode_suite.workflows.encode_fitting import (
     mean_tokens,
     measured,
 )
-from braindecode_suite.workflows.encode_routing import Look, read_scenes, routing_rows
+from braindecode_suite.workflows.encode_routing import Look, map_rows, read_scenes, routing_rows
 from braindecode_suite.workflows.encode_scoring import (
     BEST_RIVAL,
     BEST_SINGLE,
@@ -421,16 +421,18 @@ class EncodeWorkflow:
         settings: Settings,
         results: SubjectResults,
     ) -> None:
+        if not looks:
+            steps.skip("routing maps", "the encoder has none")
+            return
         scenes = read_scenes(
             None if study.stimuli is None else study.stimuli.attributes, list(data.ids("test"))
         )
-        if not looks or scenes is None:
-            reason = "the encoder has none" if not looks else "what lies where in the images is not known"
-            steps.skip("routing maps", reason)
-            return
+        if scenes is None:
+            steps.skip("routing ratio", "what lies where in the images is not known")
         with steps.block("routing maps"):
             for look in looks:
-                results.scores += routing_rows(look, scenes, settings)
+                results.scores += map_rows(look, settings)
+                results.scores += [] if scenes is None else routing_rows(look, scenes, settings)
 
     def _keep(
         self,

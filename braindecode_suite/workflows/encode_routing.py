@@ -13,7 +13,8 @@ from braindecode_suite.core.features import Grid
 from braindecode_suite.core.score import Score
 from braindecode_suite.datasets.simulate_anatomy import LABELS, PREFERRED
 from braindecode_suite.datasets.simulate_scenes import Scene, object_masks, scene_from_params
-from braindecode_suite.metrics.routing_maps import Parts, excess, mass_per_area, routing_ratio
+from braindecode_suite.metrics.encoding_resampling import draw_weights
+from braindecode_suite.metrics.routing_maps import Parts, excess, map_measures, mass_per_area, routing_ratio
 from braindecode_suite.workflows.encode_scoring import FEWEST_IMAGES, Settings
 
 PIXELS_A_TOKEN = 8
@@ -114,6 +115,55 @@ class _Region:
     others: np.ndarray | None
     images: np.ndarray
     parts: Parts
+
+
+def map_rows(look: Look, settings: Settings) -> list[Score]:
+    """Describe the maps of every region, both hemispheres together, with intervals over images.
+
+    Parameters
+    ----------
+    look : Look
+    settings : Settings
+
+    Returns
+    -------
+    list of Score
+        See `metrics.routing_maps.map_measures`; none where tokens lie on no grid of at least two by two.
+    """
+    height, width = look.grid.height, look.grid.width
+    if min(height, width) < 2:
+        return []
+    n, units = len(look.maps), settings.units
+    weights = draw_weights(n, settings.n_bootstrap, seed=settings.seed, units=units)
+    weights = np.concatenate([np.ones((1, n)), weights])
+    rows = []
+    regions = dict.fromkeys(query.removeprefix("lh.").removeprefix("rh.") for query in look.queries)
+    for roi in regions:
+        maps = look.of_region(roi)
+        if maps is None or not (maps.sum(axis=1) > 0).all():
+            continue
+        for name, values in map_measures(maps.reshape(n, height, width), weights).items():
+            low, high = np.quantile(values[1:], [0.025, 0.975])
+            if np.isfinite(values).all():
+                rows.append(
+                    Score(
+                        subject=settings.subject,
+                        metric=f"routing_{name}",
+                        value=float(values[0]),
+                        roi=roi,
+                        ci_low=float(low),
+                        ci_high=float(high),
+                        ci_over=settings.unit,
+                        n=n,
+                        n_subjects=1,
+                        control=look.control,
+                        model=look.model,
+                        target=look.target,
+                        seed=look.seed,
+                        split=settings.split,
+                    )
+                )
+    return rows
 
 
 def routing_rows(look: Look, scenes: Sequence[Scene], settings: Settings) -> list[Score]:
