@@ -390,7 +390,8 @@ def test_scores_without_some_images_are_those_of_the_others() -> None:
         row = plain[model.model]
         assert row.value == pytest.approx(encoding_r(truth[10:], model.test[0][10:]).mean())
         assert (row.n, row.candidates) == (50, "no-near-duplicates")
-        assert row.ci_low is not None and row.ci_high is not None  # noqa: PT018
+        assert row.ci_low is not None
+        assert row.ci_high is not None
         assert row.ci_low < row.value < row.ci_high
     (gap,) = (row for row in rows if row.versus and not row.roi)
     assert gap.value == pytest.approx(plain["a"].value - plain["b"].value)
