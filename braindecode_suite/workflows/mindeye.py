@@ -210,7 +210,13 @@ class MindEyeWorkflow:
                 ["Every point of the encoder is of one fit, that of the first seed."],
             )
         results.model_config = model_config(models, self._model_run(split, targets), results.scores)
-        results.model_card = model_card(results.model_config, job.dataset.card, results.facts["study"], split)
+        results.model_card = model_card(
+            results.model_config,
+            job.dataset.card,
+            results.facts["study"],
+            split,
+            prepared.study.recipe or Recipe(),
+        )
         return results
 
     # ------------------------------------------------------------------------------------------------- the pieces
@@ -265,7 +271,8 @@ class MindEyeWorkflow:
         return split
 
     def _prepare(self, study: Study, split: Split) -> Prepared:
-        return prepare(study, split, self.config.zscore_by, self.config.keep_reliable)
+        config = self.config
+        return prepare(study, split, config.zscore_by, config.keep_reliable, config.sensors)
 
     def _first_minutes(self, study: Study, split: Split) -> list[tuple[Amount, Prepared]]:
         """Prepare the first minutes before anything is fitted: an amount that cannot be had ends the run at once."""
@@ -655,6 +662,7 @@ class MindEyeWorkflow:
             "seed": job.seed,
             "zscore_by": config.zscore_by,
             "keep_reliable": config.keep_reliable,
+            "sensors": config.sensors.model_dump(mode="json"),
             "targets": {"retrieval": config.retrieval_target},
             "target_names": {role: target.name for role, target in targets.items()},
             "weights": dict(config.weights),
