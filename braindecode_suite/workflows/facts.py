@@ -249,7 +249,11 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
             )
         elif step["name"] == "robust-scale":
             within = f"within each {step['by']}" if step["by"] else "over all sessions"
-            rows = "training rows" if step["scope"] == "train" else "all rows of held-out blocks too (transductive)"
+            rows = (
+                "training rows"
+                if step["scope"] == "train"
+                else "all rows of held-out blocks too (transductive)"
+            )
             words.append(
                 f"Every sensor was scaled {within}: minus the median, over the interquartile range of {rows}."
             )
