@@ -29,6 +29,7 @@ from braindecode_suite.encoders.targets import make_features
 from braindecode_suite.learning.stacking import combine, stacking_weights
 from braindecode_suite.metrics.encoding_resampling import R_MEAN
 from braindecode_suite.workflows.brain_maps import BrainMap, ncsnr_map
+from braindecode_suite.workflows.decoding import resampling_units
 from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_facts import CITATIONS, encode_card, methods, model_rows
 from braindecode_suite.workflows.encode_fitting import (
@@ -55,7 +56,6 @@ from braindecode_suite.workflows.encode_scoring import (
 from braindecode_suite.workflows.facts import leakage_card, study_facts
 from braindecode_suite.workflows.fitting import prepare
 from braindecode_suite.workflows.job import Job, WorkflowConfig
-from braindecode_suite.workflows.mindeye import resampling_units
 from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import encoding_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
