@@ -18,13 +18,21 @@ from braindecode_suite.core.recipe import Recipe, ZScore
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.learning.synthetic import TableTarget, make_latents, make_study, rows_of
+from braindecode_suite.learning.synthetic import (
+    TableTarget,
+    make_latents,
+    make_sensor_study,
+    make_study,
+    rows_of,
+)
 
 N_IMAGES, N_TRAIN, N_VALIDATION = 120, 80, 20
 FAST: dict[str, dict[str, Any]] = {
     "mindeye": {"epochs": 3, "batch_size": 16},
     "brain-routing": {"epochs": 15, "batch_size": 16, "ema_decay": 0.9},
+    "meg-module": {"epochs": 12, "batch_size": 32, "ema_decay": 0.9},
 }
+SENSORS = {"meg-module"}  # encoders of (trials, sensors, times)
 
 
 class World:
@@ -39,7 +47,11 @@ class World:
             "init": TableTarget("toy-vae", low),
         }
         self.studies = tuple(
-            self.ready(make_study(image, n_units=n, ncsnr=1.0, subject=subject, seed=n))
+            self.ready(
+                make_sensor_study(image, n_sensors=n, subject=subject, seed=n)
+                if name in SENSORS
+                else make_study(image, n_units=n, ncsnr=1.0, subject=subject, seed=n)
+            )
             for subject, n in (("01", 40), ("02", 25))
         )
         self.train, self.validation = self.cohort(0, N_TRAIN), self.cohort(N_TRAIN, N_TRAIN + N_VALIDATION)
@@ -48,9 +60,10 @@ class World:
     @staticmethod
     def ready(study: Study) -> Study:
         """Draw two overlapping regions and one that only the larger subject has; fit the preprocessing on training rows."""
-        n = np.arange(study.n_units)
-        regions = {"A": n < study.n_units // 2, "B": n % 3 == 0, "C": n >= 35, "none": n < 0}
-        study = replace(study, space=UnitSpace(study.n_units, regions))
+        if isinstance(study.space, UnitSpace):
+            n = np.arange(study.n_units)
+            regions = {"A": n < study.n_units // 2, "B": n % 3 == 0, "C": n >= 35, "none": n < 0}
+            study = replace(study, space=UnitSpace(study.n_units, regions))
         return study.prepared(Recipe((ZScore(),)), rows_of(study, 0, N_TRAIN))
 
     def cohort(self, first: int, last: int) -> Cohort:

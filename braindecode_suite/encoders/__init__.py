@@ -9,6 +9,7 @@ ENCODERS = Registry(
         "mindeye": "braindecode_suite.encoders.mindeye:MindEyeEncoder",
         "brain-routing": "braindecode_suite.encoders.brain_routing:BrainRouting",
         "inverted-encoding": "braindecode_suite.encoders.inverted_encoding:InvertedEncoding",
+        "meg-module": "braindecode_suite.encoders.meg_module:MegModule",
     },
 )
 

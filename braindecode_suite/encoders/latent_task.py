@@ -49,13 +49,21 @@ class TargetLatents:
     target : Target
     stimuli : Stimuli
     train_ids, validation_ids : sequence of str
+    each_dimension : bool
+        See `fit_target_scaler`.
     """
 
     def __init__(
-        self, target: Target, stimuli: Stimuli, train_ids: Sequence[str], validation_ids: Sequence[str]
+        self,
+        target: Target,
+        stimuli: Stimuli,
+        train_ids: Sequence[str],
+        validation_ids: Sequence[str],
+        *,
+        each_dimension: bool = False,
     ) -> None:
         train = target.embed(stimuli, list(train_ids))
-        self.scaler: TargetScaler = fit_target_scaler(train.values)
+        self.scaler: TargetScaler = fit_target_scaler(train.values, each_dimension=each_dimension)
         both = list(dict.fromkeys([*train_ids, *validation_ids]))
         latents = target.embed(stimuli, both)
         self.position = {stimulus_id: k for k, stimulus_id in enumerate(latents.ids)}

@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
         query : Tensor of shape (batch or 1, queries, width)
         tokens : Tensor of shape (batch, tokens, width)
         places : Tensor of shape (tokens, width)
-        mask : Tensor of bool of shape (1, tokens) or None
+        mask : Tensor of bool of shape (1, tokens), or broadcastable to (batch, heads, queries, tokens), or None
             True where a token may be attended to.
 
         Returns
@@ -285,7 +285,7 @@ class RoutingBlock(nn.Module):
         tokens : Tensor of shape (batch, tokens, width)
         places : Tensor of shape (tokens, width)
             Added to the keys only.
-        mask : Tensor of bool of shape (1, tokens) or None
+        mask : Tensor of bool of shape (1, tokens), or broadcastable to (batch, heads, queries, tokens), or None
             True where a token may be attended to.
         """
         state: Tensor | None = None

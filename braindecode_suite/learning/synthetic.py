@@ -13,6 +13,7 @@ import pandas as pd
 
 from braindecode_suite.core.features import Grid
 from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Noise, Stimuli, Study
 
@@ -167,6 +168,88 @@ def rows_of(study: Study, first: int, last: int) -> np.ndarray:
     """Return the rows that show stimuli `first` to ``last - 1``."""
     numbers = study.trials["stimulus_id"].astype(int).to_numpy()
     return np.flatnonzero((numbers >= first) & (numbers < last))
+
+
+def make_sensor_study(
+    latents: np.ndarray,
+    *,
+    n_sensors: int = 20,
+    n_times: int = 30,
+    n_repeats: int = 3,
+    snr: float = 1.0,
+    jitter: float = 0.0,
+    n_missing: int = 2,
+    subject: str = "01",
+    seed: int = 0,
+    layout_seed: int = 0,
+) -> Study:
+    """Make an MEG study whose sensors carry a noisy function of `latents`, on a layout that all people of a seed share.
+
+    Sources at places of the unit square have a smooth topography over the sensors around them and a time course of their own after
+    the onset; their strength is linear in the latents.
+
+    Parameters
+    ----------
+    latents : array of shape (images, tokens, width)
+    n_sensors, n_times, n_repeats : int
+        Sampled at 100 Hz from 0.05 s before the onset.
+    snr : float
+        Standard deviation of the signal over that of the noise, both over all sensors and times after the onset.
+    jitter : float
+        Standard deviation, in seconds, of the shift of a trial's response.
+    n_missing : int
+        Sensors that have no place, and NaN, in the last of the sessions (of a repeat each).
+    subject : str
+    seed, layout_seed : int
+
+    Returns
+    -------
+    Study
+        Trials repeat by repeat.
+    """
+    rng = np.random.default_rng([seed, 3])
+    places = np.random.default_rng([layout_seed, 4]).uniform(0.05, 0.95, (n_sensors, 2))
+    times = -0.05 + np.arange(n_times) / 100
+    flat = latents.reshape(len(latents), -1)
+    n_sources = min(flat.shape[1], 12)
+    directions = rng.standard_normal((flat.shape[1], n_sources))
+    strength = (flat - flat.mean(axis=0)) @ directions
+    strength /= strength.std(axis=0)
+    centres = rng.uniform(0, 1, (n_sources, 2))
+    topography = np.exp(-np.square(places[:, None] - centres).sum(axis=2) / (2 * 0.25**2))
+    topography *= rng.choice([-1, 1], n_sources)
+    peak = rng.uniform(0.05, max(times[-1] - 0.05, 0.06), n_sources)
+    image = np.concatenate([rng.permutation(len(latents)) for _ in range(n_repeats)])
+    shift = jitter * rng.standard_normal(len(image))
+    course = np.exp(-np.square((times - shift[:, None, None] - peak[:, None]) / 0.03) / 2) * (times > 0)
+    signal = np.einsum("ik,sk,ikt->ist", strength[image], topography, course, optimize=True)
+    signal *= snr / signal[:, :, times > 0].std()
+    responses = (signal + rng.standard_normal(signal.shape)).astype(np.float32)
+    session = np.repeat(np.arange(1, n_repeats + 1), len(latents))
+    positions = {str(k): places.astype(np.float32) for k in range(1, n_repeats + 1)}
+    if n_missing and n_repeats > 1:
+        gone = rng.permutation(n_sensors)[:n_missing]
+        positions[str(n_repeats)] = positions[str(n_repeats)].copy()
+        positions[str(n_repeats)][gone] = np.nan
+        responses[np.ix_(session == n_repeats, gone)] = np.nan
+    trials = pd.DataFrame({"stimulus_id": image.astype(str), "session": session, "run": session})
+    trials["repeat"], trials["onset"] = session, np.arange(len(image), dtype=float)
+    return Study(
+        dataset="synthetic",
+        subject=subject,
+        responses=responses,
+        trials=trials,
+        stimuli=NumberedStimuli(len(latents)),
+        space=SensorSpace(
+            names=tuple(f"S{k:03d}" for k in range(n_sensors)),
+            kinds=("mag",) * n_sensors,
+            positions=positions,
+            sfreq=100.0,
+            times=times,
+            layout="drawn",
+        ),
+        unit="z-score",
+    )
 
 
 class RoutedStudy(NamedTuple):

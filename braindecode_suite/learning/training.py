@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import lightning
 import numpy as np
@@ -36,6 +36,7 @@ from braindecode_suite.core.memory import reuse_freed_memory
 from braindecode_suite.learning.layers import parameter_groups
 
 LAST = "last.ckpt"
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(Config):
@@ -45,9 +46,12 @@ class TrainingConfig(Config):
     ----------
     epochs, batch_size : int
     learning_rate : float
-        Peak of the one-cycle schedule.
+        Peak of the one-cycle schedule, or the constant rate.
+    schedule : {'one-cycle', 'constant'}
     weight_decay : float
-        Of matrices only.
+        Of matrices only; AdamW without it is Adam.
+    betas : pair of float
+        Of the running means of the gradient and its square.
     warmup_epochs : float
         Epochs up to the peak.
     ema_decay : float
@@ -65,9 +69,11 @@ class TrainingConfig(Config):
     epochs: PositiveInt = 240
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 3e-4
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
     weight_decay: NonNegativeFloat = 1e-2
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     warmup_epochs: NonNegativeFloat = 2.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Decay = 0.999
     patience: NonNegativeInt = 0
     validate_every: PositiveInt = 1
     gradient_clip: NonNegativeFloat = 0.0
@@ -330,8 +336,11 @@ class _Shell(lightning.LightningModule):
         optimiser = torch.optim.AdamW(
             parameter_groups(self.network, config.weight_decay),
             lr=config.learning_rate,
+            betas=config.betas,
             fused=not (config.gradient_clip and mixed),
         )
+        if config.schedule == "constant":
+            return optimiser
         steps = max(int(self.trainer.estimated_stepping_batches), 3)  # the least that the schedule can divide
         warmup = min(max(config.warmup_epochs / config.epochs, 1.5 / steps), 0.5)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
