@@ -158,19 +158,19 @@ class Decoding:
                 )
         targets, generator = self._targets(steps)
         with steps.block(f"split by {self.protocol}"):
-            split = self._split(study, self.protocol, targets["retrieval"])
-            prepared = self._prepare(study, split)
+            split = self.split(study, self.protocol, targets["retrieval"])
+            prepared = self.prepare(study, split)
             amounts = self._first_minutes(study, split)
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
         beside = [
-            [self._fit_deep(steps, prepared, targets, seed, name=name) for seed in self.seeds]
+            [self.fit_deep(steps, prepared, targets, seed, name=name) for seed in self.seeds]
             for name in config.beside
         ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
-        oracle = self._oracle(steps, study, split, gallery)
+        oracle = self.ceilings(steps, study, split, gallery)
         settings = Settings(
             subject=job.subject,
             split=split.protocol,
@@ -201,7 +201,7 @@ class Decoding:
             splits.append(self._second(steps, study, protocol, targets, results))
         for amount, some in amounts:
             where = f" (first {amount.minutes:g} minutes)"
-            found = self._brief(steps, some, targets, where, similar, oracle)
+            found = self.brief(steps, some, targets, where, similar, oracle)
             results.scores += [replace(score, minutes=amount.minutes) for score in found.scores]
             splits.append(some.split.card())
         ids = self._images_to_draw(gallery)
@@ -287,7 +287,8 @@ class Decoding:
                 targets["init"] = generator.init_target
         return targets, generator
 
-    def _split(self, study: Study, protocol: str, target: Target) -> Split:
+    def split(self, study: Study, protocol: str, target: Target) -> Split:
+        """Return the one split of a protocol; one that shares images between its parts is refused."""
         stimuli = study.stimuli
         assert stimuli is not None
 
@@ -306,7 +307,8 @@ class Decoding:
         split: Split = splits[0]
         return split
 
-    def _prepare(self, study: Study, split: Split) -> Prepared:
+    def prepare(self, study: Study, split: Split) -> Prepared:
+        """Return the study read through preprocessing that is fitted on the split's training rows."""
         config = self.config
         return prepare(study, split, config.zscore_by, config.keep_reliable, config.sensors)
 
@@ -315,7 +317,7 @@ class Decoding:
         found = []
         for amount in first_minutes([split], self.config.minutes):
             with naming(amount.asked):
-                prepared = self._prepare(study, amount.splits[0])
+                prepared = self.prepare(study, amount.splits[0])
                 count = len(prepared.stimulus_ids["validation"])
                 if count < FEWEST_VALIDATION_IMAGES:
                     raise InputError(
@@ -362,7 +364,7 @@ class Decoding:
             seeded=False,
         )
 
-    def _fit_deep(
+    def fit_deep(
         self,
         steps: Steps,
         prepared: Prepared,
@@ -395,11 +397,11 @@ class Decoding:
     ) -> tuple[Fitted, list[Fitted], list[Fitted]]:
         """Return the baseline, the deep encoder's seeds, and the encoder fitted on shuffled pairs (or nothing)."""
         baseline = self._fit_baseline(steps, prepared, targets)
-        deep = [self._fit_deep(steps, prepared, targets, seed) for seed in self.seeds]
+        deep = [self.fit_deep(steps, prepared, targets, seed) for seed in self.seeds]
         if not self.config.shuffled_train:
             steps.skip("fit on shuffled pairs", "the config turns it off")
             return baseline, deep, []
-        return baseline, deep, [self._fit_deep(steps, prepared, targets, self.seeds[0], shuffled=True)]
+        return baseline, deep, [self.fit_deep(steps, prepared, targets, self.seeds[0], shuffled=True)]
 
     def _true(self, steps: Steps, prepared: Prepared, target: Target) -> dict[str, Latents]:
         """Return the true latents of every part that has images."""
@@ -411,17 +413,35 @@ class Decoding:
                 if len(ids)
             }
 
-    def _oracle(self, steps: Steps, study: Study, split: Split, gallery: Latents) -> Ceilings:
+    def ceilings(
+        self,
+        steps: Steps,
+        study: Study,
+        split: Split,
+        gallery: Latents,
+        simulated: tuple[Path, Mapping[str, Any]] | None = None,
+        where: str = "",
+    ) -> Ceilings:
+        """Return what the oracle reaches, nothing where there is none.
+
+        Parameters
+        ----------
+        simulated : (Path, mapping), optional
+            Folder and parameters of the simulated study, where it is not the job's own.
+        where : str
+            Ends the name of the step.
+        """
         job, sizes = self.job, self.config.gallery_sizes
         dataset = job.dataset
         if not isinstance(dataset, SimulatedDataset):
             return Ceilings()
+        data_dir, parameters = simulated or (job.data_dir, self.config.simulation)
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            return compute_ceilings(dataset, job.data_dir, job.subject, study, split, gallery, sizes), {}
+            return compute_ceilings(dataset, data_dir, job.subject, study, split, gallery, sizes), {}
 
-        key = {"split": split.hash, "sizes": list(sizes), "simulation": self.config.simulation}
-        return read_ceilings(steps.arrays("oracle", key, compute)[0])
+        key = {"split": split.hash, "sizes": list(sizes), "simulation": dict(parameters)}
+        return read_ceilings(steps.arrays(f"oracle{where}", key, compute)[0])
 
     def _relabelling(
         self,
@@ -517,15 +537,15 @@ class Decoding:
         results: SubjectResults,
     ) -> dict[str, Any]:
         """Score a second protocol by the baseline and the first seed, retrieval only; return its leakage card."""
-        split = self._split(study, protocol, targets["retrieval"])
+        split = self.split(study, protocol, targets["retrieval"])
         card, similar = self._leakage(steps, study, split)
-        found = self._brief(
-            steps, self._prepare(study, split), targets, f" ({protocol})", similar, Ceilings()
+        found = self.brief(
+            steps, self.prepare(study, split), targets, f" ({protocol})", similar, Ceilings()
         )
         results.scores += found.scores
         return card
 
-    def _brief(
+    def brief(
         self,
         steps: Steps,
         prepared: Prepared,
@@ -538,7 +558,7 @@ class Decoding:
         config = self.config
         only = {"retrieval": targets["retrieval"]}
         models = [
-            self._fit_deep(steps, prepared, only, self.seeds[0], where=where),
+            self.fit_deep(steps, prepared, only, self.seeds[0], where=where),
             self._fit_baseline(steps, prepared, only, where),
         ]
         true = self._true(steps, prepared, targets["retrieval"])

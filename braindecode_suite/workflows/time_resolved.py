@@ -17,12 +17,13 @@ from braindecode_suite.core.config import Config
 from braindecode_suite.core.files import write_aside
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
-from braindecode_suite.core.windows import Window, sliding_windows, window_matrix
+from braindecode_suite.core.windows import Window, growing_windows, sliding_windows, window_matrix
+from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.responses import BLOCK
 from braindecode_suite.learning.ridge import RidgeFit, ridge_cv
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks
-from braindecode_suite.workflows.fitting import Prepared
+from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.steps import Arrays, Steps
 
 
@@ -36,9 +37,7 @@ class TimeResolvedConfig(Config):
     generalisation_every : float
         Seconds between the windows that are tried on each other; 0 leaves temporal generalisation out.
     growing_every : float
-        Seconds between the ends of growing windows; 0 leaves them out.
-    growing_start : float
-        Seconds at which they begin.
+        Seconds between the ends of growing windows, which begin with the epoch; 0 leaves them out.
     n_folds : int
         Folds of training images in which the penalties of a window are chosen.
     """
@@ -47,7 +46,6 @@ class TimeResolvedConfig(Config):
     stride: PositiveFloat = 0.025
     generalisation_every: NonNegativeFloat = 0.05
     growing_every: NonNegativeFloat = 0.05
-    growing_start: float = 0.0
     n_folds: PositiveInt = Field(default=5, ge=2)
 
 
@@ -70,6 +68,23 @@ class Sliding:
     similarity: np.ndarray
     generalisation: list[int]
     ranks: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Growing:
+    """What one network says of the test images as more and more of the epoch is seen.
+
+    Attributes
+    ----------
+    windows : list of Window
+        All from the first sample of the epoch.
+    similarity : array of float32 of shape (windows, images, gallery)
+    model : Fitted
+    """
+
+    windows: list[Window]
+    similarity: np.ndarray
+    model: Fitted
 
 
 def map_epochs(steps: Steps, prepared: Prepared) -> np.ndarray:
@@ -145,6 +160,54 @@ def decode_sliding(
     return Sliding(
         windows=windows, similarity=arrays["similarity"], generalisation=crossed, ranks=arrays["ranks"]
     )
+
+
+def decode_growing(
+    steps: Steps,
+    prepared: Prepared,
+    fitted: Fitted,
+    train_true: Latents,
+    gallery: Latents,
+    config: TimeResolvedConfig,
+    device: str,
+) -> Growing:
+    """Ask a network that was trained on windows of random length what it says after each of them.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        An encoder whose config has ``window: growing``.
+    steps, prepared, train_true, gallery, config
+        As for `decode_sliding`.
+    device : str
+    """
+    space = prepared.study.space
+    assert isinstance(space, SensorSpace)
+    windows = growing_windows(space.times, first=config.width, stride=config.growing_every)
+    key = {
+        **prepared.identity,
+        "target": gallery.target,
+        "model": fitted.folder.parent.name,
+        "stops": [w.stop for w in windows],
+    }
+
+    def compute() -> tuple[Arrays, dict[str, Any]]:
+        encoder = ENCODERS[fitted.name].load(
+            fitted.folder, prepared.cohort("test"), device, seed=int(fitted.seed)
+        )
+        similarity = np.empty((len(windows), len(gallery), len(gallery)), np.float32)
+        for k, window in enumerate(windows):
+            until = float(space.times[window.stop - 1])
+            train, test = (
+                encoder.predict(prepared.cohort(part), until=until)["retrieval"].mean_by_stimulus()
+                for part in ("train", "test")
+            )
+            reference = TrainingReference(predicted=train.flat, true=train_true.flat)
+            similarity[k] = cosine_centred(test.select(gallery.ids).flat, gallery.flat, reference)
+        return {"similarity": similarity}, {}
+
+    arrays, _ = steps.arrays(f"{fitted.name} on growing windows", key, compute)
+    return Growing(windows=windows, similarity=arrays["similarity"], model=fitted)
 
 
 class _WindowDecoder:
