@@ -46,6 +46,8 @@ def test_any_chunks_give_what_the_whole_gives(sizes, rates, n_samples):
     recipe = SignalRecipe((BAND, Resample(after, phase="causal")), before)
     signal = draw_signal(n_samples)
     whole = recipe.apply(signal)
+    assert whole.shape == (3, recipe.length(n_samples))
+    assert SignalRecipe((Resample(after),), before).apply(signal).shape == whole.shape
     assert_allclose(run_in_chunks(recipe, signal, sizes), whole, rtol=0, atol=1e-6 * np.abs(whole).max())
 
 

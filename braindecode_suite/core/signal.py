@@ -39,6 +39,8 @@ class SignalStep(Protocol):
 
     def rate(self, sfreq: float) -> float: ...
 
+    def length(self, n_samples: int, sfreq: float) -> int: ...
+
     def delay(self, sfreq: float) -> float: ...
 
     def group_delay(self, frequency: float, sfreq: float) -> float: ...
@@ -133,6 +135,10 @@ class Filter:
     def rate(self, sfreq: float) -> float:
         """Return the sampling rate after the step: the same."""
         return sfreq
+
+    def length(self, n_samples: int, sfreq: float) -> int:
+        """Return how many samples a run has after the step: as many."""
+        return n_samples
 
     def delay(self, sfreq: float) -> float:
         """Return 0: the delay of an IIR filter depends on the frequency, see `group_delay`."""
@@ -268,6 +274,11 @@ class Resample:
         exact = sfreq * up / down
         return self.sfreq if abs(exact / self.sfreq - 1) < 1e-12 else exact
 
+    def length(self, n_samples: int, sfreq: float) -> int:
+        """Return how many samples a run has after the step."""
+        up, down = self.factors(sfreq)
+        return -(-n_samples * up // down)
+
     def delay(self, sfreq: float) -> float:
         """Return by how many seconds everything comes later."""
         if self.phase == "zero":
@@ -383,6 +394,12 @@ class SignalRecipe:
         for step in self.steps:
             sfreq = step.rate(sfreq)
         return sfreq
+
+    def length(self, n_samples: int) -> int:
+        """Return how many samples come out of a run of so many."""
+        for step, sfreq in self._rates():
+            n_samples = step.length(n_samples, sfreq)
+        return n_samples
 
     @property
     def causal(self) -> bool:

@@ -18,6 +18,7 @@ DATASETS = Registry(
         "parcels": "braindecode_suite.datasets.parcels:PARCELS",
         "table": "braindecode_suite.datasets.table:TABLE",
         "bids-fmri": "braindecode_suite.datasets.bids_fmri:BIDS_FMRI",
+        "bids-meg": "braindecode_suite.datasets.bids_meg:BIDS_MEG",
     },
 )
 
