@@ -64,13 +64,9 @@ def lift(
     side = away / np.maximum(angle, 1e-12)[:, None]
     rays = np.column_stack([side * np.sin(angle)[:, None], np.cos(angle)])
     centre = np.array(parameters.projection_centre)
-    normals = _vertex_normals(vertices, triangles)
-    loc = np.empty((len(flat), 12))
-    for k, ray in enumerate(rays):
-        distance, outwards = _meet(centre, ray, vertices, triangles, normals)
-        loc[k, :3] = centre + (distance + parameters.gap) * ray
-        loc[k, 3:] = _axes(outwards).ravel()
-    return loc
+    distance, outwards = _meet(centre, rays, vertices, triangles)
+    positions = centre + (distance + parameters.gap)[:, None] * rays
+    return np.concatenate([positions, _axes(outwards).reshape(-1, 9)], axis=1)
 
 
 def _vertex_normals(vertices: Floats, triangles: NDArray[np.int64]) -> Floats:
@@ -85,34 +81,34 @@ def _vertex_normals(vertices: Floats, triangles: NDArray[np.int64]) -> Floats:
 
 
 def _meet(
-    origin: Floats, ray: Floats, vertices: Floats, triangles: NDArray[np.int64], normals: Floats
-) -> tuple[float, Floats]:
-    """Return how far along the ray the helmet is, and its normal there (Moeller and Trumbore 1997)."""
+    origin: Floats, rays: Floats, vertices: Floats, triangles: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Return how far along each ray the helmet is, and its normals there (Moeller and Trumbore 1997)."""
     a = vertices[triangles[:, 0]]
     first, second = vertices[triangles[:, 1]] - a, vertices[triangles[:, 2]] - a
-    p = np.cross(ray, second)
-    determinant = np.einsum("ti,ti->t", first, p)
+    p = np.cross(rays[:, None], second)  # (rays, triangles, 3)
+    determinant = np.einsum("ti,rti->rt", first, p)
     determinant = np.where(np.abs(determinant) < 1e-15, np.nan, determinant)
     to_origin = origin - a
-    u = np.einsum("ti,ti->t", to_origin, p) / determinant
+    u = np.einsum("ti,rti->rt", to_origin, p) / determinant
     q = np.cross(to_origin, first)
-    v = q @ ray / determinant
+    v = rays @ q.T / determinant
     distance = np.einsum("ti,ti->t", second, q) / determinant
-    hit = np.flatnonzero((u >= -1e-9) & (v >= -1e-9) & (u + v <= 1 + 1e-9) & (distance > 0))
-    if not len(hit):
+    hit = (u >= -1e-9) & (v >= -1e-9) & (u + v <= 1 + 1e-9) & (distance > 0)
+    if not hit.any(1).all():
         raise InputError("`layout_centre`", expected="every sensor on the helmet", found="one beside it")
-    k = hit[0]
-    weights = np.array([1 - u[k] - v[k], u[k], v[k]])
-    normal = weights @ normals[triangles[k]]
-    return float(distance[k]), normal / np.linalg.norm(normal)
+    k, row = hit.argmax(1), np.arange(len(rays))
+    weights = np.column_stack([1 - u[row, k] - v[row, k], u[row, k], v[row, k]])
+    normals = np.einsum("rc,rci->ri", weights, _vertex_normals(vertices, triangles)[triangles[k]])
+    return distance[row, k], normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
 def _axes(outwards: Floats) -> Floats:
-    """Return two tangents and the normal, orthonormal and right-handed, of shape (3, 3)."""
-    helper = np.eye(3)[np.argmin(np.abs(outwards))]
+    """Return two tangents and the normal, orthonormal and right-handed, of shape (sensors, 3, 3)."""
+    helper = np.eye(3)[np.abs(outwards).argmin(1)]
     first = np.cross(helper, outwards)
-    first /= np.linalg.norm(first)
-    return np.stack([first, np.cross(outwards, first), outwards])
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    return np.stack([first, np.cross(outwards, first), outwards], axis=1)
 
 
 def make_info(

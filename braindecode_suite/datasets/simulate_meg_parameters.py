@@ -54,6 +54,9 @@ MEG_SIZES: dict[str, MEGStudySize] = {
     "seconds": MEGStudySize(
         n_subjects=2, n_train=30, n_twice=6, n_test=8, test_repeats=3, sessions=2, runs_per_session=1
     ),
+    "small": MEGStudySize(
+        n_subjects=2, n_train=240, n_twice=40, n_test=40, test_repeats=4, sessions=2, runs_per_session=2
+    ),
     "demo": MEGStudySize(
         n_subjects=4, n_train=1000, n_twice=150, n_test=100, test_repeats=6, sessions=3, runs_per_session=5
     ),
@@ -61,7 +64,7 @@ MEG_SIZES: dict[str, MEGStudySize] = {
         n_subjects=4, n_train=6000, n_twice=600, n_test=200, test_repeats=12, sessions=6, runs_per_session=10
     ),
 }
-"""Presets. `seconds`: tests. `demo`: 1750 trials and a quarter of a gigabyte a subject. `large`: 1.3 GB a subject."""
+"""Presets. `seconds`: tests. `small`: null studies by the hundred. `demo`: 1750 trials and a quarter of a gigabyte a subject. `large`: 1.3 GB a subject."""
 
 
 class RecordingParameters(Config):
@@ -248,7 +251,7 @@ class MEGSimulationOptions(Config):
 
     Attributes
     ----------
-    size : {'seconds', 'demo', 'large'}
+    size : {'seconds', 'small', 'demo', 'large'}
     jitter_ms : {0, 15, 30, 60}
         Standard deviation over trials of the latency of the whole response, in milliseconds.
     snr : float
@@ -268,7 +271,7 @@ class MEGSimulationOptions(Config):
         Draws order, jitter and noise anew, with the same people and images.
     """
 
-    size: Literal["seconds", "demo", "large"] = "demo"
+    size: Literal["seconds", "small", "demo", "large"] = "demo"
     jitter_ms: Literal[0, 15, 30, 60] = 0
     snr: PositiveFloat = 0.25
     noise_covariance: Path | None = None
