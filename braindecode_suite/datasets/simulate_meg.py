@@ -229,6 +229,8 @@ def _write_truth(path: Path, subject: MEGSubject) -> None:
         "amplitudes": subject.amplitudes,
         "matched": subject.matched.reshape(size.n_test, size.n_distractors, -1),
         "common": subject.common,
+        "wobble": subject.wobble,
+        "wobble_sd": subject.wobble_sd,
         "usable": subject.usable,
     }
     for column in ("session", "run", "image", "sample", "delay"):

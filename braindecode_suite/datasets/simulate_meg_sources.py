@@ -4,9 +4,9 @@ Early sources lie in occipital cortex, in the hemisphere opposite to the part of
 Gabor energy, luminance and colour. Late sources lie in ventral and lateral temporal cortex and carry the presence of the
 object of their category, or the kind of place. The response of source k to an image at time t after its onset is
 
-``(common_k + amplitude_k(image)) (h_k(t - d) + g h_k'(t - D - d))``,
+``(common_k + amplitude_k(image) + wobble_k) (h_k(t - d) + g h_k'(t - D - d))``,
 
-h an envelope times a wave that peaks at the source's latency, D the time on the screen, d the trial's delay.
+h an envelope times a wave that peaks at the source's latency, D the time on the screen, d and wobble the trial's own.
 """
 
 from __future__ import annotations
@@ -253,11 +253,6 @@ def waveform_of(data: Floats, times: Floats, sfreq: float) -> Floats:
     lags = np.arange(-WAVEFORM_REACH, WAVEFORM_REACH + 0.5 / 1000, 1 / 1000)
     values = np.interp(lags, times - times[peak], course, left=0.0, right=0.0) * tukey(len(lags), 0.5)
     return np.stack([lags, values / course[peak]])
-
-
-def true_amplitudes(signal: NDArray[np.floating], scale: Floats, null: bool) -> Floats:
-    """Return amplitudes in nanoampere metres from signals of deviation one; all zero in a null study."""
-    return np.zeros((len(signal), len(scale))) if null else np.asarray(signal * scale, np.float64)
 
 
 def group_mask(sources: Sources, groups: Sequence[str] = GROUPS) -> NDArray[np.bool_]:

@@ -35,7 +35,6 @@ from braindecode_suite.datasets.simulate_meg_sources import (
     draw_sources,
     read_waveform,
     time_courses,
-    true_amplitudes,
 )
 from braindecode_suite.datasets.simulate_pictures import (
     Album,
@@ -137,7 +136,7 @@ def draw_trials(
 class MEGSubject:
     """All that is true of one subject. The recording at the sensors is, trial by trial,
 
-    ``leadfield_s (common + amplitude(image)) courses(t - delay) + patterns_s series(t) + white(t)``.
+    ``leadfield_s (common + amplitude(image) + wobble) courses(t - delay) + patterns_s series(t) + white(t)``.
 
     Attributes
     ----------
@@ -159,6 +158,10 @@ class MEGSubject:
         What differs between images, nanoampere metres.
     common : array of shape (sources,)
         What all images evoke.
+    wobble : array of shape (trials, sources)
+        What each trial adds, independent normal.
+    wobble_sd : array of shape (sources,)
+        Its deviation.
     usable : array of bool of shape (sessions, sensors)
         Sensors that record.
     """
@@ -174,6 +177,8 @@ class MEGSubject:
     amplitudes: Floats
     matched: Floats
     common: Floats
+    wobble: Floats
+    wobble_sd: Floats
     usable: NDArray[np.bool_]
 
     @property
@@ -244,11 +249,13 @@ def make_subject(parameters: MEGParameters, number: int, pictures: Pictures | No
         broken = [name.startswith(parameters.awkward.sensor) for name in names]
         usable[parameters.awkward.session - 1] = ~np.array(broken)
     order = np.random.default_rng([options.seed, 14, number, options.recording])
+    trials = draw_trials(size, parameters.recording, parameters.jitter, order)
+    wobble_sd = scale * parameters.sources.variability
     return MEGSubject(
         number=number,
         parameters=parameters,
         names=names,
-        trials=draw_trials(size, parameters.recording, parameters.jitter, order),
+        trials=trials,
         heads=heads,
         sources=sources,
         leadfields=np.stack(leadfields),
@@ -256,6 +263,8 @@ def make_subject(parameters: MEGParameters, number: int, pictures: Pictures | No
         amplitudes=amplitudes,
         matched=matched,
         common=common,
+        wobble=wobble_sd * order.standard_normal((len(trials), len(sources))),
+        wobble_sd=wobble_sd,
         usable=usable,
     )
 
@@ -301,9 +310,9 @@ def simulate_run(subject: MEGSubject, session: int, run: int) -> NDArray[np.floa
     courses = np.zeros((len(subject.sources), n), np.float32)
     reach = round(parameters.sources.closes[1] * recording.sfreq)
     times = np.arange(reach) / recording.sfreq
-    for image, sample, delay in trials[["image", "sample", "delay"]].itertuples(index=False):
+    for row, image, sample, delay in trials[["image", "sample", "delay"]].itertuples():
         response = time_courses(times, subject.sources, parameters.sources, recording.image_seconds, delay)
-        moment = subject.common + subject.amplitudes[image]
+        moment = subject.common + subject.amplitudes[image] + subject.wobble[row]
         courses[:, sample : sample + reach] += moment[:, None] * response
     options = parameters.options
     rng = np.random.default_rng([options.seed, 15, subject.number, options.recording, session, run])
