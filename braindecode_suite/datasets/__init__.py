@@ -6,6 +6,7 @@ DATASETS = Registry(
     "dataset",
     {
         "simulated-nsd": "braindecode_suite.datasets.simulated_nsd:SIMULATED_NSD",
+        "simulated-meg": "braindecode_suite.datasets.simulated_meg:SIMULATED_MEG",
         "nsd": "braindecode_suite.datasets.nsd:NSD",
         "digits69": "braindecode_suite.datasets.digits69:DIGITS69",
         "bold5000": "braindecode_suite.datasets.bold5000:BOLD5000_DATASET",
