@@ -179,7 +179,10 @@ def _write_run(path: Any, subject: MEGSubject, session: int, run: int, category:
     import mne_bids
 
     recording, size = subject.parameters.recording, subject.parameters.options.study_size
-    data = simulate_run(subject, session, run).astype(np.float64)
+    steps = np.rint(simulate_run(subject, session, run).astype(np.float64) / recording.resolution)
+    data = steps * (
+        recording.resolution * (1 + 1e-7)
+    )  # mne cuts to integers: none may fall just short of its step
     trials = run_trials(subject, session, run)
     trigger = np.zeros((1, data.shape[1]))
     for sample in trials["sample"]:
