@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -248,9 +248,8 @@ def make_subject(parameters: MEGParameters, number: int, pictures: Pictures | No
     if number == parameters.awkward.subject and parameters.awkward.session <= size.sessions:
         broken = [name.startswith(parameters.awkward.sensor) for name in names]
         usable[parameters.awkward.session - 1] = ~np.array(broken)
-    order = np.random.default_rng([options.seed, 14, number, options.recording])
-    trials = draw_trials(size, parameters.recording, parameters.jitter, order)
     wobble_sd = scale * parameters.sources.variability
+    trials, wobble = _draw_recording(parameters, number, wobble_sd)
     return MEGSubject(
         number=number,
         parameters=parameters,
@@ -263,10 +262,25 @@ def make_subject(parameters: MEGParameters, number: int, pictures: Pictures | No
         amplitudes=amplitudes,
         matched=matched,
         common=common,
-        wobble=wobble_sd * order.standard_normal((len(trials), len(sources))),
+        wobble=wobble,
         wobble_sd=wobble_sd,
         usable=usable,
     )
+
+
+def record_again(subject: MEGSubject, recording: int) -> MEGSubject:
+    """Return the same person in another recording (see the option of this name), without drawing the person again."""
+    options = subject.parameters.options.model_copy(update={"recording": recording})
+    parameters = subject.parameters.model_copy(update={"options": options})
+    trials, wobble = _draw_recording(parameters, subject.number, subject.wobble_sd)
+    return replace(subject, parameters=parameters, trials=trials, wobble=wobble)
+
+
+def _draw_recording(parameters: MEGParameters, number: int, wobble_sd: Floats) -> tuple[pd.DataFrame, Floats]:
+    options = parameters.options
+    rng = np.random.default_rng([options.seed, 14, number, options.recording])
+    trials = draw_trials(options.study_size, parameters.recording, parameters.jitter, rng)
+    return trials, wobble_sd * rng.standard_normal((len(trials), len(wobble_sd)))
 
 
 def _scale(parameters: MEGParameters, sources: Sources, leadfields: Floats) -> Floats:
@@ -363,7 +377,6 @@ def simulate_epochs(
     tmin: float = -0.2,
     tmax: float = 0.9,
     pictures: Pictures | None = None,
-    sensors: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> SimulatedEpochs:
     """Simulate one subject and cut epochs, all in memory: the samples that `write_study` would have written.
 
@@ -376,27 +389,39 @@ def simulate_epochs(
         Seconds from onset, both included.
     pictures : Pictures, optional
         Of the same options, where they were drawn before. A null study needs none.
-    sensors : sequence of int, optional
-        Keep only these.
 
     Returns
     -------
     SimulatedEpochs
     """
-    parameters = MEGParameters(options=options)
-    recording, size = parameters.recording, options.study_size
+    return cut_epochs(make_subject(MEGParameters(options=options), number, pictures), tmin=tmin, tmax=tmax)
+
+
+def cut_epochs(subject: MEGSubject, *, tmin: float = -0.2, tmax: float = 0.9) -> SimulatedEpochs:
+    """Simulate all runs of a subject and cut epochs from them, in memory.
+
+    Many null studies of one person are ``cut_epochs(record_again(subject, k))`` for k = 0, 1, ...
+
+    Parameters
+    ----------
+    subject : MEGSubject
+    tmin, tmax : float
+        Seconds from onset, both included.
+
+    Returns
+    -------
+    SimulatedEpochs
+    """
+    recording, size = subject.parameters.recording, subject.parameters.options.study_size
     if not -recording.lead <= tmin < tmax < recording.tail:
         raise InputError(
             "`tmin`, `tmax`", expected=f"-{recording.lead} to {recording.tail}", found=f"{tmin}, {tmax}"
         )
-    subject = make_subject(parameters, number, pictures)
-    first, last = round(tmin * recording.sfreq), round(tmax * recording.sfreq)
-    window = np.arange(first, last + 1)
-    kept = np.arange(len(subject.names)) if sensors is None else np.asarray(sensors)
-    cut = []
+    window = np.arange(round(tmin * recording.sfreq), round(tmax * recording.sfreq) + 1)
+    epochs = np.empty((len(subject.trials), len(subject.names), len(window)), np.float32)
     for trials, data in simulate_runs(subject):
-        samples = trials["sample"].to_numpy()[:, None] + window
-        cut.append(np.moveaxis(data[kept][:, samples], 0, 1))
+        for row, sample in trials["sample"].items():
+            epochs[row] = data[:, sample + window]
     names = np.array(stimulus_names(size), object)
     trials = subject.trials.assign(stimulus_id=names[subject.trials["image"].to_numpy()])
-    return SimulatedEpochs(np.concatenate(cut), window / recording.sfreq, trials, subject)
+    return SimulatedEpochs(epochs, window / recording.sfreq, trials, subject)
