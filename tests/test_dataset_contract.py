@@ -24,6 +24,7 @@ from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.datasets.simulate_bold import BoldParameters, write_bold_study
 from braindecode_suite.datasets.simulated_meg import SIMULATED_MEG
 from tests.category_files import write_bonner81, write_kriegeskorte92
+from tests.eeg2_files import write_eeg2
 from tests.haxby_files import write_haxby
 from tests.meg_files import write_meg
 from tests.parcels_files import write_parcels
@@ -66,6 +67,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "kriegeskorte92": write_kriegeskorte92,
     "bids-fmri": lambda folder: write_bold_study(folder, BoldParameters(runs=3)),
     "bids-meg": lambda folder: write_meg(folder, sessions=3, runs=1),
+    "things-eeg2": write_eeg2,
     "simulated-meg": lambda folder: SIMULATED_MEG.write(folder, size="seconds"),
 }
 
