@@ -29,6 +29,8 @@ def test_every_row_is_its_conditions_repeat_in_either_layout(tmp_path, layout):
     assert_array_equal(study.read(slice(last, None))[0], data["test"][7, 5].astype(np.float32))
     assert study.trials.loc[last, "published"] == "test"
     assert len(study.trials) == 60 * 4 + 8 * 6
+    whole = np.concatenate([part.reshape(-1, *part.shape[2:]) for part in data.values()])
+    assert_array_equal(study.read(slice(None)), whole.astype(np.float32))
 
 
 def test_the_times_that_were_not_cut_with_the_data_are_repaired_and_told(tmp_path):

@@ -172,7 +172,9 @@ def open_epochs(
         Seconds from onset.
     warnings : list of str
     """
-    parts, names, times, warnings = {}, [], np.zeros(0), []
+    parts: dict[str, NDArray[Any]] = {}
+    names: list[str] = []
+    times, warnings = np.zeros(0), list[str]()
     for part, file in PARTS.items():
         places = [data_dir / folder / f"sub-{label}" / file for folder in FOLDERS]
         path = check_inside(data_dir, next((p for p in places if p.is_file()), places[0]))
