@@ -195,6 +195,7 @@ class Atm(SensorEncoder[AtmConfig]):
     """
 
     name: ClassVar[str] = "atm"
+    by_place: ClassVar[bool] = False
     config_class: ClassVar[type[AtmConfig]] = AtmConfig
     PRESETS: ClassVar[tuple[str, ...]] = tuple(PRESETS)
 

@@ -133,6 +133,7 @@ class Nice(SensorEncoder[NiceConfig]):
     """
 
     name: ClassVar[str] = "nice"
+    by_place: ClassVar[bool] = False
     config_class: ClassVar[type[NiceConfig]] = NiceConfig
     PRESETS: ClassVar[tuple[str, ...]] = tuple(PRESETS)
 
