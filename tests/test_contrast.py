@@ -57,7 +57,9 @@ def test_the_symmetric_contrast_is_the_mean_of_both_directions_at_its_temperatur
     predicted, true = draw()
     scores = unit(predicted) @ unit(true).T / 0.07
     expected = (formula(scores, IDS) + formula(scores.T, IDS)) / 2
-    assert_allclose(contrast("symmetric", predicted, true, IDS, LogitScale("symmetric")).detach(), expected, rtol=1e-5)
+    assert_allclose(
+        contrast("symmetric", predicted, true, IDS, LogitScale("symmetric")).detach(), expected, rtol=1e-5
+    )
 
 
 def test_siglip_is_a_logistic_regression_over_pairs_in_which_the_same_image_matches() -> None:
@@ -66,7 +68,9 @@ def test_siglip_is_a_logistic_regression_over_pairs_in_which_the_same_image_matc
     sign = np.array([[1.0 if a == b else -1.0 for b in IDS] for a in IDS])
     expected = np.log1p(np.exp(-sign * logits)).sum() / len(IDS)
     assert_allclose(sig_lip(predicted, true, IDS, scale=10.0, bias=-10.0), expected, rtol=1e-5)
-    assert_allclose(contrast("siglip", predicted, true, IDS, LogitScale("siglip")).detach(), expected, rtol=1e-5)
+    assert_allclose(
+        contrast("siglip", predicted, true, IDS, LogitScale("siglip")).detach(), expected, rtol=1e-5
+    )
 
 
 def test_a_learned_scale_is_asked_for_and_does_not_exceed_100() -> None:
@@ -109,9 +113,7 @@ def test_alone_nothing_is_gathered() -> None:
 def _work(rank: int, folder: str) -> None:
     """Take one half of the batch on one of two devices; write the loss and the gradients of its own rows."""
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo"}
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     predicted, true = draw()
     mine = slice(3 * rank, 3 * rank + 3)
     for kind in ("one-sided", "symmetric", "siglip"):

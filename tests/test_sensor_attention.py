@@ -63,7 +63,9 @@ def test_the_order_of_sensors_does_not_matter(layer: SensorAttention | SensorRou
     x, positions = draw()
     order = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
     assert_allclose(
-        layer(x[:, order], positions[:, order], FIRST).detach(), layer(x, positions, FIRST).detach(), atol=1e-5
+        layer(x[:, order], positions[:, order], FIRST).detach(),
+        layer(x, positions, FIRST).detach(),
+        atol=1e-5,
     )
 
 
@@ -174,5 +176,7 @@ def test_routing_of_a_window_that_ends_early_does_not_know_what_follows() -> Non
     x, positions = draw()
     other = x.clone()
     other[:, :, 7:] = 100.0
-    assert_allclose(layer(x[:, :, :7], positions, FIRST).detach(), layer(other[:, :, :7], positions, FIRST).detach())
+    assert_allclose(
+        layer(x[:, :, :7], positions, FIRST).detach(), layer(other[:, :, :7], positions, FIRST).detach()
+    )
     assert layer(x[:, :, :7], positions, FIRST).shape == (3, 6, 7)

@@ -276,7 +276,9 @@ class SensorEncoder(ABC, Generic[ConfigT]):
         k = next(k for k, name in enumerate(own) if [name] != names[k : k + 1])
         raise InputError(
             where,
-            expected=f"sensor {k + 1} to be {names[k]!r}" if k < len(names) else f"at most {len(names)} sensors",
+            expected=f"sensor {k + 1} to be {names[k]!r}"
+            if k < len(names)
+            else f"at most {len(names)} sensors",
             found=repr(own[k]),
             hint=f"{self.name} tells sensors by their number; meg-module by their place",
         )
