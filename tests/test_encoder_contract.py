@@ -31,8 +31,10 @@ FAST: dict[str, dict[str, Any]] = {
     "mindeye": {"epochs": 3, "batch_size": 16},
     "brain-routing": {"epochs": 15, "batch_size": 16, "ema_decay": 0.9},
     "meg-module": {"epochs": 12, "batch_size": 32, "ema_decay": 0.9},
+    "nice": {"epochs": 12, "batch_size": 32, "ema_decay": 0.9},
+    "atm": {"epochs": 12, "batch_size": 32, "ema_decay": 0.9},
 }
-SENSORS = {"meg-module"}  # encoders of (trials, sensors, times)
+SENSORS = {"meg-module", "nice", "atm"}  # encoders of (trials, sensors, times)
 
 
 class World:

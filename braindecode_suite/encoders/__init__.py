@@ -10,6 +10,8 @@ ENCODERS = Registry(
         "brain-routing": "braindecode_suite.encoders.brain_routing:BrainRouting",
         "inverted-encoding": "braindecode_suite.encoders.inverted_encoding:InvertedEncoding",
         "meg-module": "braindecode_suite.encoders.meg_module:MegModule",
+        "nice": "braindecode_suite.encoders.nice:Nice",
+        "atm": "braindecode_suite.encoders.atm:Atm",
     },
 )
 

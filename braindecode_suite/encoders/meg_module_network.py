@@ -39,7 +39,7 @@ class SubjectLayer(nn.Module):
         known = subject.unique()
         if len(known) == 1:
             return nn.functional.conv1d(x, self.matrix(int(known)).T[:, :, None])
-        matrices = self.matrices
+        matrices: Tensor = self.matrices
         if int(known[0]) < 0:
             matrices = torch.cat([matrices, matrices.mean(dim=0, keepdim=True)])  # -1: the last
         return torch.einsum("bct,bcd->bdt", x, matrices[subject].to(x.dtype))

@@ -18,7 +18,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import ROLES, Latents, Target
 from braindecode_suite.core.protocols import FitContext
-from braindecode_suite.core.study import Cohort
+from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders.latent_task import TargetLatents
 from braindecode_suite.encoders.meg_module_config import SensorTrainingConfig
 from braindecode_suite.encoders.sensor_task import RoleTarget, SensorTask
@@ -69,6 +69,7 @@ class SensorEncoder(ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]
+    by_place: ClassVar[bool] = True  # whether sensors are told apart by where they lie, else by their number
     config_class: ClassVar[type[SensorTrainingConfig]]
     PRESETS: ClassVar[tuple[str, ...]]
 
@@ -115,6 +116,9 @@ class SensorEncoder(ABC, Generic[ConfigT]):
         spaces = [sensor_space(study) for study in train.studies]
         for study, space in zip(train.studies, spaces, strict=True):
             check_match(f"sub-{study.subject}", _clock(spaces[0].describe()), _clock(space.describe()))
+        names = max((_names(study) for study in train.studies), key=len)
+        for study in train.studies:
+            self._check_names(f"sub-{study.subject}", study, names)
         facts = describe_fit(train, targets, self.context.split_hash)
         train_ids, validation_ids = list(train.stimulus_ids), list(validation.stimulus_ids)
         self._bases: dict[str, np.ndarray] = {}
@@ -162,6 +166,7 @@ class SensorEncoder(ABC, Generic[ConfigT]):
             network.to("cpu")
         self.facts_ = facts | {
             "shape": list(shape),
+            "sensors": names,
             "widths": widths,
             "absent_sensors": task.layouts.absent,
             "retrieval_gain": gain,
@@ -255,12 +260,28 @@ class SensorEncoder(ABC, Generic[ConfigT]):
                 continue
             check_match(where, {"dataset": self.facts_["dataset"]}, {"dataset": study.dataset})
             check_match(where, _clock(self.facts_["spaces"][0]), _clock(sensor_space(study).describe()))
+            self._check_names(where, study, self.facts_["sensors"])
             self._warn(
                 f"sub-{study.subject} is none of the people that the model was fitted to "
                 f"({', '.join(self.facts_['subjects'])}): the mean of theirs stands in"
             )
             found.append(-1)
         return found
+
+    def _check_names(self, where: str | Path, study: Study, names: list[str]) -> None:
+        """Raise unless a network that tells sensors by their number finds those of the others, or the first of them."""
+        own = _names(study)
+        if self.by_place or own == names[: len(own)]:
+            return
+        k = next(k for k, name in enumerate(own) if [name] != names[k : k + 1])
+        raise InputError(
+            where,
+            expected=f"sensor {k + 1} to be {names[k]!r}"
+            if k < len(names)
+            else f"at most {len(names)} sensors",
+            found=repr(own[k]),
+            hint=f"{self.name} tells sensors by their number; meg-module by their place",
+        )
 
     def _window(self, cohort: Cohort, until: float | None) -> int:
         times = sensor_space(cohort.studies[0]).times
@@ -355,6 +376,11 @@ class SensorEncoder(ABC, Generic[ConfigT]):
     def _check_fitted(self) -> None:
         if not hasattr(self, "network_"):
             raise InputError(self.name, expected="a fitted encoder", found="an unfitted one", hint="call fit")
+
+
+def _names(study: Study) -> list[str]:
+    """Return the names of the sensors that `Study.read` gives."""
+    return [name for name, kept in zip(sensor_space(study).names, study.kept, strict=True) if kept]
 
 
 def _clock(space: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,13 @@ def principal_basis(rows: Callable[[np.ndarray], np.ndarray], n_rows: int, rank:
     values, vectors = np.linalg.eigh(gram)
     spanned = int((values > 1e-7 * max(values[-1], 1e-30)).sum())
     values, vectors = values[::-1][: min(rank, spanned)], vectors[:, ::-1][:, : min(rank, spanned)]
-    basis = 0.0
-    for a, block in enumerate(blocks):
-        basis = basis + vectors[a * BLOCK : a * BLOCK + len(block)].T @ rows(block).astype(np.float64)
+    parts = (
+        vectors[a * BLOCK : a * BLOCK + len(block)].T @ rows(block).astype(np.float64)
+        for a, block in enumerate(blocks)
+    )
+    basis = next(parts)
+    for part in parts:
+        basis += part
     return np.asarray(basis / np.sqrt(values)[:, None], dtype=np.float32)
 
 
