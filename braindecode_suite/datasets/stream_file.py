@@ -59,8 +59,8 @@ class FileSource:
         ``read(start, stop)`` returns samples of shape (channels, samples).
     facts : StreamFacts
     n_samples : int
-    markers : sequence of (int, str)
-        Sample and label of each event; an event comes with the chunk that holds its sample.
+    markers : sequence of Marker
+        Their times are seconds from the first sample; each comes with the chunk that holds its time.
     chunk : int
         Samples in a chunk: what the acquisition system is set to.
     speed : float or None
@@ -87,7 +87,7 @@ class FileSource:
         read: ReadSamples,
         facts: StreamFacts,
         n_samples: int,
-        markers: Sequence[tuple[int, str]] = (),
+        markers: Sequence[Marker] = (),
         *,
         chunk: int = 30,
         speed: float | None = None,
@@ -103,7 +103,7 @@ class FileSource:
         self.faults = faults or Faults()
         self.held = 0.0
         self._read, self._clock, self._sleep = read, clock, sleep
-        self._markers = sorted(markers)
+        self._markers = sorted(markers, key=lambda marker: marker.time)
         self._number, self._jumped = 0, 0.0
         self._began: float | None = None
         self._block, self._block_start = np.empty((len(facts.names), 0)), 0
@@ -156,14 +156,15 @@ class FileSource:
 
     def _make(self, start: int, stop: int) -> Chunk:
         rate = self.facts.sfreq / (1 + self.faults.drift * 1e-6)
-        known = [m for m in self._markers if m[0] < stop]
+        known = [marker for marker in self._markers if marker.time < stop / self.facts.sfreq]
         self._markers = self._markers[len(known) :]
+        pace = self.facts.sfreq / rate
         return Chunk(
             self._samples(start, stop),
             np.arange(start, stop) / rate + self._jumped,
             self._clock(),
             start if self.faults.counts else None,
-            tuple(Marker(sample / rate + self._jumped, label) for sample, label in known),
+            tuple(Marker(marker.time * pace + self._jumped, marker.label) for marker in known),
         )
 
     def _samples(self, start: int, stop: int) -> np.ndarray:
@@ -198,10 +199,17 @@ def open_recording(path: Path) -> Any:
         ) from error
 
 
-def replay(path: Path, markers: Sequence[tuple[int, str]] = (), **options: Any) -> FileSource:
-    """Return the recording at `path` as a stream; `options` are those of `FileSource`."""
-    raw = open_recording(path)
-    facts = StreamFacts(f"file {path.name}", tuple(raw.ch_names), float(raw.info["sfreq"]))
+def replay_raw(raw: Any, name: str, markers: Sequence[Marker] = (), **options: Any) -> FileSource:
+    """Return an open recording as a stream; `options` are those of `FileSource`.
+
+    Parameters
+    ----------
+    raw : mne.io.BaseRaw
+    name : str
+        For the log.
+    markers : sequence of Marker
+    """
+    facts = StreamFacts(f"file {name}", tuple(raw.ch_names), float(raw.info["sfreq"]))
     return FileSource(
         lambda start, stop: raw.get_data(start=start, stop=stop, verbose="error"),
         facts,

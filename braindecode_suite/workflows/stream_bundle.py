@@ -180,6 +180,8 @@ def save_stream_bundle(
     role: str = "retrieval",
     stride: float = STRIDE,
     pictures: np.ndarray | None = None,
+    dataset_options: Mapping[str, Any] | None = None,
+    generator: Mapping[str, Any] | None = None,
 ) -> StreamBundle:
     """Calibrate a fitted encoder for live decoding and write ``MODEL_DIR/stream``, whole or not at all.
 
@@ -206,6 +208,10 @@ def save_stream_bundle(
         Seconds between windows.
     pictures : array of uint8 of shape (gallery, height, width, 3), optional
         Small pictures of the gallery, for the page.
+    dataset_options : dict, optional
+        How the study was opened, so that a replay can be compared with it.
+    generator : dict, optional
+        ``name``, and where they are not the released ones ``weights`` and ``clip_weights``, of what draws previews.
     """
     study, rows = _one_study(calibration)
     space, signal = study.space, study.signal
@@ -271,7 +277,13 @@ def save_stream_bundle(
         evidence=evidence,
         pictures=pictures,
         masks_missing=isinstance(encoder, SensorEncoder),
-        facts={"calibration_trials": len(rows), "reference_trials": len(centre), "version": __version__},
+        facts={
+            "calibration_trials": len(rows),
+            "reference_trials": len(centre),
+            "version": __version__,
+            "dataset_options": dict(dataset_options or {}),
+            "generator": dict(generator or {}),
+        },
     )
     _write(model_dir / "stream", bundle)
     return bundle

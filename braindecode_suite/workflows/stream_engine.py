@@ -25,6 +25,7 @@ SPARE = 30.0
 """Seconds before the newest sample that epochs can still be cut from, beyond their own length."""
 LONGEST_GAP = 0.5
 """Seconds of missing samples that are bridged by a straight line; after more the filters begin anew."""
+MOST_STARTS = 10_000
 BLOCKING = ("samples were missing", "the clock jumped")
 """Flags of a trial that no decision is made on."""
 
@@ -49,6 +50,8 @@ class EngineOptions:
         Channel that holds triggers; empty: only markers say when a picture appeared.
     trigger_values : tuple of int
         Values that mean a picture; all but 0 by default.
+    bad : tuple of str
+        Sensors that are known to be of no use, and are masked.
     """
 
     multiple: int = 1
@@ -57,6 +60,7 @@ class EngineOptions:
     offset: float = 0.0
     trigger: str = ""
     trigger_values: tuple[int, ...] = ()
+    bad: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +139,10 @@ class StreamEngine:
         Those that are not done.
     n_trials : int
     clock : StreamClock
+    places : dict of str to int
+        Candidate of each stimulus id of the gallery.
+    starts : dict of int to int
+        First sample of the epochs of the latest trials, after preprocessing.
     missing, unknown : list of str
         Sensors that the stream lacks; channels that the model does not know.
     signal_seconds, decode_seconds : float
@@ -167,9 +175,12 @@ class StreamEngine:
                 "`confidence`", expected="a probability above 0 and up to 1", found=f"{options.confidence:g}"
             )
         space = bundle.space
-        places, self.missing, self.unknown = match_channels(
-            space.names, facts.names, facts.source, masks_missing=bundle.masks_missing
+        names = [name for name in facts.names if name not in options.bad]
+        _, self.missing, _ = match_channels(
+            space.names, names, facts.source, masks_missing=bundle.masks_missing
         )
+        places, _, self.unknown = match_channels(space.names, facts.names, facts.source, masks_missing=True)
+        places[np.isin(space.names, self.missing)] = -1
         self._places, self._absent = np.maximum(places, 0), places < 0
         self._trigger: TriggerChannel | None = None
         if options.trigger:
@@ -197,10 +208,12 @@ class StreamEngine:
         gallery = np.asarray(bundle.gallery.flat, np.float64) - bundle.true_mean
         self._gallery = _unit(gallery).astype(np.float32)
         self.trials: list[OpenTrial] = []
-        self.n_trials = self.n_chunks = self.n_answers = self.n_skipped = 0
+        self.places = {stimulus_id: k for k, stimulus_id in enumerate(bundle.gallery.ids)}
+        self.starts: dict[int, int] = {}
+        self.n_trials = self.n_chunks = self.n_answers = self.n_skipped = self.n_lost = 0
         self.signal_seconds = self.decode_seconds = 0.0
         if self.missing:
-            self._notify("flag", {"text": "sensors that the stream lacks are masked", "names": self.missing})
+            self._notify("flag", {"text": "sensors that the stream lacks, or that are bad, are masked", "names": self.missing})
         if self.unknown:
             self._notify("flag", {"text": "channels that the model does not know are ignored", "names": self.unknown})
         if len(bundle.gallery) != self.evidence.n_candidates:
@@ -273,6 +286,8 @@ class StreamEngine:
         start = self._origin[1] + round(inside) + round(float(space.times[0]) * space.sfreq)
         self.n_trials += 1
         trial = OpenTrial(self.n_trials, label, onset, start)
+        self.starts[trial.number] = start
+        self.starts.pop(trial.number - MOST_STARTS, None)
         self._notify("trial", {"trial": trial.number, "label": label, "sample": onset})
         if sample < 0 or start < self._ring.start:
             self._close(trial, "its first samples were not recorded, or are long gone")
@@ -282,6 +297,7 @@ class StreamEngine:
     def _close(self, trial: OpenTrial, why: str) -> None:
         trial.done = True
         self.trials = [one for one in self.trials if not one.done]
+        self.n_lost += 1
         self._notify("lost", {"trial": trial.number, "label": trial.label, "why": why})
 
     def _complete(self, arrived: float) -> list[Due]:
@@ -375,8 +391,9 @@ class StreamEngine:
 
     def _predict(self, epoch: np.ndarray, trial: OpenTrial) -> dict[str, Any]:
         space, n_samples = self.bundle.space, epoch.shape[1]
-        whole = np.full((1, space.n_units, self.n_times), np.nan, np.float32)
+        whole = np.zeros((1, space.n_units, self.n_times), np.float32)  # what is to come is not looked at
         whole[0, :, :n_samples] = epoch
+        whole[0, np.isnan(epoch[:, 0])] = np.nan
         trials = pd.DataFrame(
             {"stimulus_id": [trial.label], "session": [self.bundle.session], "run": 1, "repeat": 1, "onset": 0.0}
         )
