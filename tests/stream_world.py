@@ -78,7 +78,7 @@ def make_world(folder: Path) -> World:
             "hidden": 16,
             "features": 32,
             "dropout": 0.0,
-            "training": config.training.model_copy(update={"epochs": 20, "batch_size": 32, "patience": 0}),
+            "training": config.training.model_copy(update={"epochs": 12, "batch_size": 32, "patience": 0}),
         }
     )
     encoder = MegModule(config, FitContext(work_dir=folder / "fit"))

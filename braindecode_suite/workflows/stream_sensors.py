@@ -26,7 +26,7 @@ class SensorWatch:
         self.missing, self._limit = missing, max(int(STILL * sfreq), 2)
         self._last = np.zeros(n_sensors)
         self._still = np.zeros(n_sensors, np.int64)
-        self._bad_until = np.zeros(n_sensors, np.int64)
+        self._bad_until = np.full(n_sensors, np.iinfo(np.int64).min)
 
     def mend(self, data: np.ndarray, first: int) -> np.ndarray:
         """Return samples of shape (sensors, samples) that are all finite; `first` is the number of the first one."""
