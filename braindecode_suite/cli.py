@@ -170,7 +170,10 @@ def _streaming(commands: argparse._SubParsersAction[Parser]) -> None:
         help="replay a recording (default), receive Lab Streaming Layer, or run a log again",
     )
     stream.add_argument(
-        "--recording", type=Path, metavar="PATH", help="what to replay, relative to --data-dir if given; or the log"
+        "--recording",
+        type=Path,
+        metavar="PATH",
+        help="what to replay, relative to --data-dir if given; or the log",
     )
     stream.add_argument("--data-dir", type=Path, help="the BIDS folder of the recording; needed for --parity")
     stream.add_argument(
@@ -182,40 +185,77 @@ def _streaming(commands: argparse._SubParsersAction[Parser]) -> None:
         "--trigger", default="", metavar="CHANNEL", help="channel whose values say when a picture appears"
     )
     stream.add_argument(
-        "--trigger-values", nargs="+", default=[], type=int, metavar="N", help="values that mean a picture; all but 0 by default"
+        "--trigger-values",
+        nargs="+",
+        default=[],
+        type=int,
+        metavar="N",
+        help="values that mean a picture; all but 0 by default",
     )
     stream.add_argument(
-        "--offset", type=float, default=0.0, metavar="MS", help="from the trigger to the picture, as a photodiode shows it"
+        "--offset",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="from the trigger to the picture, as a photodiode shows it",
     )
     stream.add_argument(
-        "--bad", nargs="+", default=[], metavar="SENSOR", help="sensors to mask, besides those that the recording calls bad"
+        "--bad",
+        nargs="+",
+        default=[],
+        metavar="SENSOR",
+        help="sensors to mask, besides those that the recording calls bad",
     )
     stream.add_argument(
-        "--speed", type=stream_speed, default=1.0, metavar="X", help="of a replay: 1 as recorded (default), 4 four times as fast, "
-        "max as fast as it can"
+        "--speed",
+        type=stream_speed,
+        default=1.0,
+        metavar="X",
+        help="of a replay: 1 as recorded (default), 4 four times as fast, max as fast as it can",
     )
     stream.add_argument(
-        "--chunk", type=int, metavar="N", help="samples in a chunk of a replay, 25 ms by default; what your acquisition system sends"
+        "--chunk",
+        type=int,
+        metavar="N",
+        help="samples in a chunk of a replay, 25 ms by default; what your acquisition system sends",
     )
     stream.add_argument(
-        "--hop", type=float, metavar="MS", help="between two answers; by default the shortest that this machine keeps up with"
+        "--hop",
+        type=float,
+        metavar="MS",
+        help="between two answers; by default the shortest that this machine keeps up with",
     )
     stream.add_argument(
-        "--confidence", type=float, metavar="P", help="decide, and stop looking at a picture, at this probability"
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="decide, and stop looking at a picture, at this probability",
     )
     stream.add_argument("--top", type=int, default=5, metavar="K", help="candidates named in an answer")
     stream.add_argument("--seconds", type=float, metavar="S", help="stop after so much of the recording")
     stream.add_argument(
-        "--silence", type=float, default=5.0, metavar="S", help="without a sample, after which the stream has stopped"
+        "--silence",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="without a sample, after which the stream has stopped",
     )
-    stream.add_argument("--page", type=int, metavar="PORT", help="show it on http://127.0.0.1:PORT (0: any free port)")
     stream.add_argument(
-        "--preview", action="store_true", help="draw a picture of the latest prediction on the page, by the model's generator"
+        "--page", type=int, metavar="PORT", help="show it on http://127.0.0.1:PORT (0: any free port)"
     )
-    stream.add_argument("--log", type=Path, metavar="FILE", help="write everything, a JSON object a line; a new file")
+    stream.add_argument(
+        "--preview",
+        action="store_true",
+        help="draw a picture of the latest prediction on the page, by the model's generator",
+    )
+    stream.add_argument(
+        "--log", type=Path, metavar="FILE", help="write everything, a JSON object a line; a new file"
+    )
     stream.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     stream.add_argument(
-        "--parity", action="store_true", help="compare with the offline pipeline; exit code 1 where they differ by more than 1e-4"
+        "--parity",
+        action="store_true",
+        help="compare with the offline pipeline; exit code 1 where they differ by more than 1e-4",
     )
     stream.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
 

@@ -56,10 +56,10 @@ def make_world(folder: Path) -> World:
         order = np.concatenate([rng.permutation(N_IMAGES) for _ in range(N_REPEATS)])
         onsets = 0.75 + EVERY * np.arange(len(order))
         onsets = np.round((onsets + rng.uniform(0, 0.05, len(order))) * SFREQ) / SFREQ
-        events = pd.DataFrame(
-            {"onset": onsets, "duration": 0.1, "stimulus_id": [f"{k}" for k in order]}
+        events = pd.DataFrame({"onset": onsets, "duration": 0.1, "stimulus_id": [f"{k}" for k in order]})
+        path = write_run(
+            folder / "study", make_raw(_record(latents[order, 0], onsets)), events, session=f"{session:02d}"
         )
-        path = write_run(folder / "study", make_raw(_record(latents[order, 0], onsets)), events, session=f"{session:02d}")
     study = BIDS_MEG.open(folder / "study", "01", folder / "work", **OPTIONS)
     session = study.trials["session"].to_numpy()
     train = np.flatnonzero(session == "01")
@@ -78,7 +78,7 @@ def make_world(folder: Path) -> World:
             "hidden": 16,
             "features": 32,
             "dropout": 0.0,
-            "training": config.training.model_copy(update={"epochs": 12, "batch_size": 32, "patience": 0}),
+            "training": config.training.model_copy(update={"epochs": 20, "batch_size": 32, "patience": 0}),
         }
     )
     encoder = MegModule(config, FitContext(work_dir=folder / "fit"))
@@ -88,7 +88,9 @@ def make_world(folder: Path) -> World:
     encoder.save(model_dir)
     ids = [str(k) for k in range(N_IMAGES)]
     gallery = Latents(latents, np.array(ids, dtype=object), target.name, "true")
-    pictures = np.broadcast_to(np.arange(N_IMAGES, dtype=np.uint8)[:, None, None, None] * 8, (N_IMAGES, 8, 8, 3))
+    pictures = np.broadcast_to(
+        np.arange(N_IMAGES, dtype=np.uint8)[:, None, None, None] * 8, (N_IMAGES, 8, 8, 3)
+    )
     save_stream_bundle(
         model_dir,
         encoder,
@@ -108,7 +110,9 @@ def _record(strengths: np.ndarray, onsets: np.ndarray) -> np.ndarray:
     """Return sensors of shape (sensors, samples) that respond to each onset for a third of a second, in femtotesla."""
     rng = np.random.default_rng(1)
     n = int(SFREQ * (onsets.max() + 1.5))
-    data = np.cumsum(0.02 * rng.standard_normal((len(SENSORS), n)), axis=1) + rng.standard_normal((len(SENSORS), n))
+    data = np.cumsum(0.02 * rng.standard_normal((len(SENSORS), n)), axis=1) + rng.standard_normal(
+        (len(SENSORS), n)
+    )
     patterns = np.random.default_rng(2).standard_normal((len(SENSORS), strengths.shape[1]))
     lags = np.arange(int(0.35 * SFREQ)) / SFREQ
     courses = np.exp(-np.square((lags - np.linspace(0.1, 0.25, strengths.shape[1])[:, None]) / 0.03) / 2)

@@ -103,10 +103,20 @@ def test_repeats_of_a_picture_are_held_out_together():
 @pytest.mark.parametrize(
     ("shape", "truth", "groups", "message"),
     [
-        ((9, 1, 3), np.zeros(9, int), None, r"calibration: expected at least 10 trials and 2 candidates; found 9 trials"),
+        (
+            (9, 1, 3),
+            np.zeros(9, int),
+            None,
+            r"calibration: expected at least 10 trials and 2 candidates; found 9 trials",
+        ),
         ((20, 1, 1), np.zeros(20, int), None, r"found 20 trials, 1 candidates"),
         ((20, 1, 3), np.full(20, 3), None, r"`truth`: expected numbers from 0 to 2; found 3"),
-        ((20, 1, 3), np.zeros(20, int), np.zeros(20), r"calibration: expected trials of at least 2 groups; found 1"),
+        (
+            (20, 1, 3),
+            np.zeros(20, int),
+            np.zeros(20),
+            r"calibration: expected trials of at least 2 groups; found 1",
+        ),
         ((20, 3), np.zeros(20, int), None, r"`similarities`: expected shape \(trials, windows, candidates\)"),
     ],
 )

@@ -45,13 +45,17 @@ class Replay:
             if onset < SECONDS
         ]
 
-    def source(self, *, data: np.ndarray | None = None, names: tuple[str, ...] = (), **options: Any) -> FileSource:
+    def source(
+        self, *, data: np.ndarray | None = None, names: tuple[str, ...] = (), **options: Any
+    ) -> FileSource:
         samples = self.data if data is None else data
         facts = StreamFacts("replay", names or self.names, SFREQ)
         options = {"markers": self.markers, "chunk": 6} | options
         return FileSource(lambda start, stop: samples[:, start:stop], facts, samples.shape[1], **options)
 
-    def run(self, source: FileSource, notify: Any = None, **options: Any) -> tuple[StreamEngine, StreamSummary]:
+    def run(
+        self, source: FileSource, notify: Any = None, **options: Any
+    ) -> tuple[StreamEngine, StreamSummary]:
         engine = StreamEngine(
             self.world.bundle, self.world.encoder, source.facts, EngineOptions(**options), notify
         )
@@ -60,7 +64,9 @@ class Replay:
     def parity(self, summary: StreamSummary) -> Parity:
         world = self.world
         rows, trials = match_trials(world.study, world.recording, world.bundle, summary.starts)
-        return compare(world.bundle, world.encoder, as_live(world.study, world.bundle), rows, summary.answers, trials)
+        return compare(
+            world.bundle, world.encoder, as_live(world.study, world.bundle), rows, summary.answers, trials
+        )
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +188,9 @@ def test_a_sensor_that_the_stream_lacks_is_masked_as_offline_and_others_are_igno
     responses = study.read(slice(None))
     responses[:, study.space.names.index("MEG 0131")] = np.nan
     masked = replace(study, responses=_Raw(study.responses, study.space.names.index("MEG 0131")))
-    rows, trials = match_trials(replay.world.study, replay.world.recording, replay.world.bundle, summary.starts)
+    rows, trials = match_trials(
+        replay.world.study, replay.world.recording, replay.world.bundle, summary.starts
+    )
     parity = compare(replay.world.bundle, replay.world.encoder, masked, rows, summary.answers, trials)
     assert parity.holds, parity
     _, by_name = replay.run(replay.source(), bad=("MEG 0131",))
@@ -209,17 +217,27 @@ class _Raw:
 def test_a_model_that_cannot_mask_refuses_a_stream_without_a_sensor(replay):
     bundle = replace(replay.world.bundle, masks_missing=False)
     facts = StreamFacts("short", replay.names[1:], SFREQ)
-    with pytest.raises(InputError, match=r"short: expected the model's 8 sensors .*; found 9 channels without 1 of them"):
+    with pytest.raises(
+        InputError, match=r"short: expected the model's 8 sensors .*; found 9 channels without 1 of them"
+    ):
         StreamEngine(bundle, replay.world.encoder, facts, EngineOptions())
 
 
 @pytest.mark.parametrize(
     ("facts", "options", "message"),
     [
-        ({"sfreq": 250.0}, {}, r"replay: expected 240 samples a second, as the model's recordings; found 250"),
+        (
+            {"sfreq": 250.0},
+            {},
+            r"replay: expected 240 samples a second, as the model's recordings; found 250",
+        ),
         ({}, {"multiple": 9}, r"`hop`: expected one of 25, 50, 75, 100 ms; found 225 ms"),
         ({}, {"confidence": 1.5}, r"`confidence`: expected a probability above 0 and up to 1; found 1.5"),
-        ({}, {"trigger": "UPPT001"}, r"replay: expected the trigger channel 'UPPT001'; found STI 014, EOG 061"),
+        (
+            {},
+            {"trigger": "UPPT001"},
+            r"replay: expected the trigger channel 'UPPT001'; found STI 014, EOG 061",
+        ),
     ],
 )
 def test_a_stream_that_does_not_fit_is_refused_with_both_sides(replay, facts, options, message):
@@ -347,14 +365,19 @@ def test_overload_skips_windows_and_says_so_but_takes_every_sample(replay):
     assert (summary.n_samples, summary.n_missing) == (replay.data.shape[1], 0)
     assert source.held == 0
     finals = {a.trial for a in summary.answers if a.last}
-    assert finals == set(range(1, summary.n_trials + 1 - summary.n_lost))  # last windows are never skipped for good
+    assert finals == set(
+        range(1, summary.n_trials + 1 - summary.n_lost)
+    )  # last windows are never skipped for good
     assert replay.parity(summary).holds
     assert any("windows were skipped" in a.flags for a in summary.answers)
 
 
 def test_a_source_that_waits_is_never_skipped(replay):
     engine = StreamEngine(
-        replay.world.bundle, _Slow(replay.world.encoder, _Clock(), 9.0), replay.source().facts, EngineOptions()  # type: ignore[arg-type]
+        replay.world.bundle,
+        _Slow(replay.world.encoder, _Clock(), 9.0),
+        replay.source().facts,
+        EngineOptions(),  # type: ignore[arg-type]
     )
     summary = run_stream(engine, replay.source(chunk=500))
     assert summary.n_skipped == 0
@@ -434,13 +457,22 @@ def rename_sensor(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("breaking", "message"),
     [
-        (lambda f: shutil.rmtree(f / "stream"), r"stream.json: expected what live decoding needs, .*; found nothing there"),
+        (
+            lambda f: shutil.rmtree(f / "stream"),
+            r"stream.json: expected what live decoding needs, .*; found nothing there",
+        ),
         (lambda f: (f / "stream/stream.json").write_text("{"), r"stream.json: expected JSON"),
-        (lambda f: break_json(f, format="other"), r"expected format = 'braindecode_suite-stream-1'; found format = 'other'"),
+        (
+            lambda f: break_json(f, format="other"),
+            r"expected format = 'braindecode_suite-stream-1'; found format = 'other'",
+        ),
         (lambda f: break_json(f, token="x"), r"stream.safetensors: expected token = 'x'; found token ="),
         (lambda f: (f / "stream/stream.safetensors").write_bytes(b"0"), r"expected a whole safetensors file"),
         (lambda f: break_json(f, subject="09"), r"expected subjects = \['01'\]; found subjects = \['09'\]"),
-        (lambda f: break_json(f, target="clip"), r"expected target of retrieval = 'toy'; found target of retrieval = 'clip'"),
+        (
+            lambda f: break_json(f, target="clip"),
+            r"expected target of retrieval = 'toy'; found target of retrieval = 'clip'",
+        ),
         (rename_sensor, r"expected sub-01 with space .*; found space"),
         (lambda f: break_json(f, model="nobody"), r"encoder: expected one of .*; found 'nobody'"),
     ],
@@ -458,7 +490,9 @@ def test_what_cannot_be_decoded_live_is_not_saved(replay, tmp_path):
     gallery = replay.world.bundle.gallery
     zero = replace(world.study, signal=None)
     for study, found in ((zero, "signals of unknown preprocessing"),):
-        with pytest.raises(InputError, match=rf"expected sensors whose signals went through causal filters.*found {found}"):
+        with pytest.raises(
+            InputError, match=rf"expected sensors whose signals went through causal filters.*found {found}"
+        ):
             save_stream_bundle(
                 tmp_path, world.encoder, Cohort.of(study, world.rows), gallery, target, model="meg-module"
             )
@@ -472,7 +506,9 @@ def test_what_cannot_be_decoded_live_is_not_saved(replay, tmp_path):
 
 def test_answers_of_trials_that_the_study_lacks_are_no_parity(replay):
     world = replay.world
-    with pytest.raises(InputError, match=r"parity: expected answers of trials that the study holds; found none"):
+    with pytest.raises(
+        InputError, match=r"parity: expected answers of trials that the study holds; found none"
+    ):
         compare(world.bundle, world.encoder, world.study, np.empty(0, int), [], [])
 
 

@@ -192,11 +192,16 @@ def test_channels_are_matched_by_name_and_then_without_the_machine():
         ["MLC11-2622", "MLC12-2622", "EEG"], ["EEG", "UPPT001", "MLC12-1"], "s", masks_missing=True
     )
     assert (places.tolist(), missing, unknown) == ([-1, 2, 0], ["MLC11-2622"], ["UPPT001"])
-    with pytest.raises(InputError, match=r"s: expected the model's 2 sensors \(a, b\); found 1 channels without 1 of them \(b\)"):
+    with pytest.raises(
+        InputError,
+        match=r"s: expected the model's 2 sensors \(a, b\); found 1 channels without 1 of them \(b\)",
+    ):
         match_channels(["a", "b"], ["a"], "s", masks_missing=False)
     with pytest.raises(InputError, match=r"found 1 channels without 2 of them \(a, b\)"):
         match_channels(["a", "b"], ["c"], "s", masks_missing=True)
-    with pytest.raises(InputError, match=r"expected a channel of its own for each sensor; found one for several"):
+    with pytest.raises(
+        InputError, match=r"expected a channel of its own for each sensor; found one for several"
+    ):
         match_channels(["a-1", "a-2"], ["a"], "s", masks_missing=True)
 
 

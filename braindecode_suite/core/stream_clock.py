@@ -71,7 +71,9 @@ class StreamClock:
             ahead = float(chunk.timestamps[0] - self._last_time) - 1 / self.sfreq
             missing = self._count_missing(chunk, ahead)
             if missing:
-                events.append(ClockEvent("gap" if missing > 0 else "overlap", first + missing, missing, ahead))
+                events.append(
+                    ClockEvent("gap" if missing > 0 else "overlap", first + missing, missing, ahead)
+                )
                 self.n_missing += max(missing, 0)
                 first += missing
             moved = ahead - missing / self.sfreq

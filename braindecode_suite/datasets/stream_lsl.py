@@ -24,7 +24,10 @@ def lsl() -> Any:
         import mne_lsl.lsl as module
     except ImportError as error:
         raise InputError(
-            "lsl", expected="the library mne-lsl", found=str(error), hint="pip install 'braindecode_suite[realtime]'"
+            "lsl",
+            expected="the library mne-lsl",
+            found=str(error),
+            hint="pip install 'braindecode_suite[realtime]'",
         ) from error
     return module
 
@@ -150,7 +153,9 @@ def _open(name: str, timeout: float) -> Any:
     module = lsl()
     found = module.resolve_streams(timeout=timeout, name=name)
     if len(found) != 1:
-        others = ", ".join(sorted({info.name for info in module.resolve_streams(timeout=1.0)})) or "no streams"
+        others = (
+            ", ".join(sorted({info.name for info in module.resolve_streams(timeout=1.0)})) or "no streams"
+        )
         raise InputError(
             "lsl",
             expected=f"one stream named {name!r}",

@@ -129,7 +129,9 @@ def fit_evidence(
         )
     if seen.min() < 0 or seen.max() >= n_candidates:
         raise InputError("`truth`", expected=f"numbers from 0 to {n_candidates - 1}", found=str(seen.max()))
-    _, group = np.unique(np.arange(n) if groups is None else np.asarray(groups).astype(str), return_inverse=True)
+    _, group = np.unique(
+        np.arange(n) if groups is None else np.asarray(groups).astype(str), return_inverse=True
+    )
     fold = group % min(FOLDS, group.max() + 1)
     if fold.max() < 1:
         raise InputError("calibration", expected="trials of at least 2 groups", found="1")
@@ -148,7 +150,9 @@ def fit_evidence(
     return Evidence(
         memory=memory,
         weights=fit_weights(cumulative(values, memory), seen),
-        calibration_error=calibration_error(np.exp(logs).reshape(-1, n_candidates), np.repeat(seen, n_windows)),
+        calibration_error=calibration_error(
+            np.exp(logs).reshape(-1, n_candidates), np.repeat(seen, n_windows)
+        ),
         log_loss=-logs[np.arange(n), :, seen].mean(axis=0),
         n_trials=n,
         n_candidates=n_candidates,
@@ -178,7 +182,9 @@ def fit_weights(total: Floats, truth: NDArray[np.int64]) -> Floats:
             return float((logsumexp(weight * scores, axis=1) - weight * own).mean())
 
         middle, reach = -np.log(scale), np.log(LARGEST)
-        weights[window] = np.exp(minimize_scalar(loss, bounds=(middle - reach, middle + reach), method="bounded").x)
+        weights[window] = np.exp(
+            minimize_scalar(loss, bounds=(middle - reach, middle + reach), method="bounded").x
+        )
     return weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,11 @@ def stream(job: StreamJob) -> int:
     _check_job(job)
     check_folder(job.model_dir, "a model folder")
     bundle, encoder = read_stream_bundle(job.model_dir, job.device)
-    source, markers_bad = open_source(job, bundle)
-    options = find_options(job, bundle, encoder, source, markers_bad)
-    page, told = _open_page(job, bundle, options, source), []
+    source, bad = open_source(job, bundle)
+    options = find_options(job, bundle, encoder, source, bad)
+    page = _open_page(job, bundle, options, source)
 
     def notify(kind: str, facts: dict[str, Any]) -> None:
-        told.append((kind, facts))
         log.write(kind, facts)
         if page is not None:
             page.publish(kind, facts)
@@ -114,7 +113,7 @@ def stream(job: StreamJob) -> int:
             words = facts.get("text") or ", ".join(f"{k} {v}" for k, v in facts.items() if k != "names")
             print(f"{kind}: {words}{names}", flush=True)
 
-    header = header_of(bundle, source.facts, job.recording if job.source == "file" else None, vars(options))
+    header = header_of(bundle, source.facts, _path(job) if job.source == "file" else None, vars(options))
     log = StreamLog(job.log, header, samples=job.source == "lsl")
     engine = StreamEngine(bundle, encoder, source.facts, options, notify)
     preview = _open_preview(job, bundle, page)
@@ -129,7 +128,10 @@ def stream(job: StreamJob) -> int:
             shown = f" (shown: {answer.label})" if answer.label else ""
             flags = f" [{'; '.join(answer.flags)}]" if answer.flags else ""
             best = f"{facts['likeliest']} {100 * facts['confidence']:.0f} %"
-            print(f"{answer.trial}: {best}, {what}{shown}; first {', '.join(facts['ranked'][:3])}{flags}", flush=True)
+            print(
+                f"{answer.trial}: {best}, {what}{shown}; first {', '.join(facts['ranked'][:3])}{flags}",
+                flush=True,
+            )
 
     try:
         summary = run_stream(
@@ -174,13 +176,13 @@ def open_source(job: StreamJob, bundle: StreamBundle) -> tuple[StreamSource, tup
         source = LogSource(job.recording)
         if source.header["bundle"] != bundle_hash(bundle):
             raise InputError(
-                job.recording, expected=f"a log of this model (stream {bundle_hash(bundle)})",
+                job.recording,
+                expected=f"a log of this model (stream {bundle_hash(bundle)})",
                 found=f"one of another (stream {source.header['bundle']})",
             )
         return source, tuple(source.options.get("bad", ()))
-    path, raw, bad = job.recording, None, ()
+    path, raw, bad = _path(job), None, ()
     if job.data_dir is not None:
-        path = path if path.is_absolute() else job.data_dir / path
         subject = entities(path).get("sub", bundle.subject)
         for one in find_recordings(job.data_dir, subject):
             if one.path.resolve() == path.resolve():
@@ -233,6 +235,7 @@ def find_options(
         return EngineOptions(**{**vars(options), "multiple": multiple})
 
     if job.hop is None:
+
         def make(multiple: int) -> StreamEngine:
             return StreamEngine(bundle, encoder, source.facts, of(multiple))
 
@@ -246,9 +249,9 @@ def find_options(
 
 def report(bundle: StreamBundle, engine: StreamEngine, summary: StreamSummary) -> str:
     """Return what a run came to, in lines."""
+    drift = "" if np.isnan(summary.drift_ppm) else f", clock drift {summary.drift_ppm:.0f} ppm"
     lines = [
-        f"over ({summary.why}): {summary.n_samples} samples, {summary.n_missing} missing, {summary.n_jumps} clock jumps, "
-        f"clock drift {summary.drift_ppm:.0f} ppm",
+        f"over ({summary.why}): {summary.n_samples} samples, {summary.n_missing} missing, {summary.n_jumps} clock jumps{drift}",
         f"{summary.n_trials} pictures, {summary.n_answers} windows decoded, {summary.n_skipped} skipped, "
         f"{summary.n_decided} pictures decided, {summary.n_lost} lost",
     ]
@@ -269,8 +272,8 @@ def check_parity(
     job: StreamJob, bundle: StreamBundle, encoder: BrainEncoder, summary: StreamSummary
 ) -> Parity:
     """Compare the answers with the offline causal pipeline on the same recording."""
-    assert job.data_dir is not None and job.recording is not None
-    path = job.recording if job.recording.is_absolute() else job.data_dir / job.recording
+    assert job.data_dir is not None
+    path = _path(job)
     with tempfile.TemporaryDirectory() as work_dir:
         subject = entities(path).get("sub", bundle.subject)
         study: Study = DATASETS[bundle.dataset].open(
@@ -282,8 +285,6 @@ def check_parity(
 
 def as_live(study: Study, bundle: StreamBundle) -> Study:
     """Return the study as a live run sees it: through the frozen recipe, all trials in the calibration session."""
-    from dataclasses import replace
-
     return replace(
         study,
         trials=study.trials.assign(session=bundle.session),
@@ -309,6 +310,14 @@ def match_trials(
     return np.array(rows, np.int64), [number_of[int(responses.first[row])] for row in rows]
 
 
+def _path(job: StreamJob) -> Path:
+    """Return where the recording lies."""
+    assert job.recording is not None
+    return (
+        job.recording if job.data_dir is None or job.recording.is_absolute() else job.data_dir / job.recording
+    )
+
+
 def _check_job(job: StreamJob) -> None:
     needed = {
         "file": ("recording", "a recording to replay (`--recording`)"),
@@ -326,7 +335,9 @@ def _check_job(job: StreamJob) -> None:
         )
     if job.parity and (job.source != "file" or job.data_dir is None):
         raise InputError(
-            "`parity`", expected="source 'file' and the BIDS folder (`--data-dir`)", found=f"source {job.source!r}"
+            "`parity`",
+            expected="source 'file' and the BIDS folder (`--data-dir`)",
+            found=f"source {job.source!r}",
         )
     if job.parity and job.confidence is not None and job.confidence <= 0:
         raise InputError("`confidence`", expected="a probability above 0", found=str(job.confidence))
@@ -387,5 +398,3 @@ def _print_start(bundle: StreamBundle, engine: StreamEngine, page: StreamPage | 
     print(f"causal filtering is late by {1000 * delay:.0f} ms by resampling alone")
     if page is not None:
         print(f"page: {page.url}", flush=True)
-
-

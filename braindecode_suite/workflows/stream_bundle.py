@@ -143,7 +143,9 @@ def every(n_windows: int, multiple: int) -> np.ndarray:
     return np.arange(n_windows - 1, -1, -multiple)[::-1]
 
 
-def lay_out_windows(times: np.ndarray, sfreq: float, *, stride: float = STRIDE, first: float = FIRST) -> np.ndarray:
+def lay_out_windows(
+    times: np.ndarray, sfreq: float, *, stride: float = STRIDE, first: float = FIRST
+) -> np.ndarray:
     """Return how many samples of the epoch each window holds: the last all of them, the others `stride` apart before it.
 
     Examples
@@ -238,7 +240,9 @@ def save_stream_bundle(
     means, scores, seen = [], [], None
     own = target.embed(used.stimuli, list(dict.fromkeys(used.stimulus_ids))).select(used.stimulus_ids)
     for n_samples in windows:
-        middle = np.asarray(predict_window(encoder, centre, role, int(n_samples), space.times).flat, np.float64)
+        middle = np.asarray(
+            predict_window(encoder, centre, role, int(n_samples), space.times).flat, np.float64
+        )
         means.append(middle.mean(axis=0))
         predicted = predict_window(encoder, used, role, int(n_samples), space.times)
         if predicted.target != gallery.target:
@@ -403,9 +407,7 @@ def _read_arrays(path: Path, token: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _place_truth(
-    score: np.ndarray, own: np.ndarray, ids: np.ndarray, gallery: np.ndarray
-) -> np.ndarray:
+def _place_truth(score: np.ndarray, own: np.ndarray, ids: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Return the candidate of each trial's picture; one that the gallery lacks takes the place of another candidate, in `score`."""
     place = {stimulus_id: k for k, stimulus_id in enumerate(gallery)}
     truth = np.empty(len(ids), np.int64)
@@ -419,7 +421,9 @@ def _place_truth(
 def _one_study(cohort: Cohort) -> tuple[Study, np.ndarray]:
     if len(cohort.studies) != 1 or not len(cohort):
         raise InputError(
-            "`calibration`", expected="rows of one subject", found=f"{len(cohort.studies)} with {len(cohort)} rows"
+            "`calibration`",
+            expected="rows of one subject",
+            found=f"{len(cohort.studies)} with {len(cohort)} rows",
         )
     return cohort.studies[0], np.asarray(cohort.rows[0])
 

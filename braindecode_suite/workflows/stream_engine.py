@@ -201,7 +201,10 @@ class StreamEngine:
         self._watch = SensorWatch(space.n_units, facts.sfreq, self._absent)
         self._state: Any = bundle.signal.start(space.n_units)
         self._ring = RingBuffer(space.n_units, self.n_times + int(SPARE * space.sfreq), np.float32)
-        self._origin = 0, 0  # sample of the recording, and of what is preprocessed, at which the filters began
+        self._origin = (
+            0,
+            0,
+        )  # sample of the recording, and of what is preprocessed, at which the filters began
         self._lost: list[tuple[int, int]] = []  # samples that were missing
         self._newest: np.ndarray | None = None
         self._template = bundle.template()
@@ -213,9 +216,14 @@ class StreamEngine:
         self.n_trials = self.n_chunks = self.n_answers = self.n_skipped = self.n_lost = 0
         self.signal_seconds = self.decode_seconds = 0.0
         if self.missing:
-            self._notify("flag", {"text": "sensors that the stream lacks, or that are bad, are masked", "names": self.missing})
+            self._notify(
+                "flag",
+                {"text": "sensors that the stream lacks, or that are bad, are masked", "names": self.missing},
+            )
         if self.unknown:
-            self._notify("flag", {"text": "channels that the model does not know are ignored", "names": self.unknown})
+            self._notify(
+                "flag", {"text": "channels that the model does not know are ignored", "names": self.unknown}
+            )
         if len(bundle.gallery) != self.evidence.n_candidates:
             text = f"evidence was calibrated with {self.evidence.n_candidates} candidates"
             self._notify("flag", {"text": text, "names": []})
@@ -228,7 +236,9 @@ class StreamEngine:
         missing = 0
         data, times = chunk.data, chunk.timestamps
         for event in events:
-            self._notify(event.kind, {"sample": event.sample, "samples": event.samples, "seconds": event.seconds})
+            self._notify(
+                event.kind, {"sample": event.sample, "samples": event.samples, "seconds": event.seconds}
+            )
             if event.kind == "overlap":
                 again = min(-event.samples, data.shape[1])
                 data, times, first = data[:, again:], times[again:], first + again
@@ -303,7 +313,9 @@ class StreamEngine:
     def _complete(self, arrived: float) -> list[Due]:
         due = []
         for trial in self.trials:
-            while trial.next < len(self.windows) and self._ring.stop >= trial.start + self._lengths[trial.next]:
+            while (
+                trial.next < len(self.windows) and self._ring.stop >= trial.start + self._lengths[trial.next]
+            ):
                 due.append(Due(trial, trial.next, arrived, self.n_chunks))
                 trial.next += 1
         return due
@@ -395,7 +407,13 @@ class StreamEngine:
         whole[0, :, :n_samples] = epoch
         whole[0, np.isnan(epoch[:, 0])] = np.nan
         trials = pd.DataFrame(
-            {"stimulus_id": [trial.label], "session": [self.bundle.session], "run": 1, "repeat": 1, "onset": 0.0}
+            {
+                "stimulus_id": [trial.label],
+                "session": [self.bundle.session],
+                "run": 1,
+                "repeat": 1,
+                "onset": 0.0,
+            }
         )
         cohort = Cohort.of(replace(self._template, responses=whole, trials=trials))
         if n_samples == self.n_times:
@@ -436,7 +454,9 @@ class StreamEngine:
         return float(np.mean(seconds) + np.mean(chunks) * hop * self.facts.sfreq / n_chunk)
 
 
-def choose_multiple(make: Callable[[int], StreamEngine], multiples: Sequence[int], *, load: float = 0.8) -> int:
+def choose_multiple(
+    make: Callable[[int], StreamEngine], multiples: Sequence[int], *, load: float = 0.8
+) -> int:
     """Return the shortest hop, in strides, that processing takes at most `load` of; the longest where none is long enough.
 
     Parameters
@@ -463,5 +483,3 @@ def _typical(recipe: Any) -> float:
 def _unit(rows: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(length > 0, length, 1.0))
-
-

@@ -109,7 +109,9 @@ def answer_facts(answer: Answer, ids: np.ndarray) -> dict[str, Any]:
     }
 
 
-def header_of(bundle: StreamBundle, facts: StreamFacts, recording: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+def header_of(
+    bundle: StreamBundle, facts: StreamFacts, recording: Path | None, options: dict[str, Any]
+) -> dict[str, Any]:
     """Return the first line of a log: the model, the stream and how it is decoded."""
     return {
         "model": bundle.model,
@@ -132,7 +134,9 @@ def bundle_hash(bundle: StreamBundle) -> str:
     ]
     recipe = "" if bundle.recipe is None else bundle.recipe.hash
     return data_hash(
-        [bundle.signal.hash, recipe, list(bundle.gallery.ids), evidence], bundle.windows, bundle.predicted_mean
+        [bundle.signal.hash, recipe, list(bundle.gallery.ids), evidence],
+        bundle.windows,
+        bundle.predicted_mean,
     )
 
 
@@ -150,7 +154,9 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 if not line.endswith("\n"):
                     return
-                raise InputError(path, expected="JSON in every line", found=f"line {number}: {error}") from error
+                raise InputError(
+                    path, expected="JSON in every line", found=f"line {number}: {error}"
+                ) from error
             if number == 1:
                 check_match(path, {"format": FORMAT}, facts if isinstance(facts, dict) else {})
             yield facts
@@ -171,9 +177,7 @@ class LogSource:
         self._lines = read_log(path)
         self.header = next(self._lines, {})
         check_match(path, {"format": FORMAT}, self.header)
-        self.facts = StreamFacts(
-            f"log {path.name}", tuple(self.header["names"]), float(self.header["sfreq"])
-        )
+        self.facts = StreamFacts(f"log {path.name}", tuple(self.header["names"]), float(self.header["sfreq"]))
         self.options: dict[str, Any] = self.header["options"]
         self._ended, self._at = False, 0
         self._samples: Any = None

@@ -116,7 +116,12 @@ class StreamPage:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         web = self._web
-        application = web.Application(middlewares=[web.middleware(self._guard)])
+
+        @web.middleware
+        async def guard(request: Any, handler: Any) -> Any:
+            return await self._guard(request, handler)
+
+        application = web.Application(middlewares=[guard])
         application.add_routes(
             [
                 web.get("/", self._page),
@@ -151,7 +156,9 @@ class StreamPage:
         if request.headers.get("Host") not in allowed or (
             origin is not None and origin not in {f"http://{host}" for host in allowed}
         ):
-            return self._web.Response(status=403, text="this page is for this machine only\n", headers=HEADERS)
+            return self._web.Response(
+                status=403, text="this page is for this machine only\n", headers=HEADERS
+            )
         return await handler(request)
 
     async def _page(self, request: Any) -> Any:

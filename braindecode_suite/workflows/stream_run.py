@@ -34,6 +34,8 @@ class StreamSummary:
         Trials whose label is a candidate, and of these, those whose last ranked list has it first, and has it at all.
     n_decided_known, n_decided_right : int
         Of these trials, those that the confidence was reached in, and those whose likeliest candidate was right.
+    drift_ppm : float
+        See `StreamClock.drift`; NaN for a replay at another speed than the recording's.
     mean_over_hop : float
         Mean processing of a window and of the samples of a hop, over the hop.
     starts : dict of int to int
@@ -148,6 +150,8 @@ def run_stream(
         preview.close()
         summary.previews = {"drawn": preview.n_drawn, "dropped": preview.n_dropped, "error": preview.error}
     _count(engine, summary)
+    if source.waits or getattr(source, "speed", 1.0) != 1.0:
+        summary.drift_ppm = float("nan")  # its clock is not one of seconds
     if log is not None:
         log.write("end", summary.facts())
         log.close()
