@@ -13,6 +13,7 @@ from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.datasets.bids_meg import BIDS_MEG
 from braindecode_suite.encoders.meg_module import MegModule
@@ -64,7 +65,8 @@ def make_world(folder: Path) -> World:
     session = study.trials["session"].to_numpy()
     train = np.flatnonzero(session == "01")
     rows = np.flatnonzero(session == "02")
-    times = study.space.times  # type: ignore[union-attr]
+    assert isinstance(study.space, SensorSpace)
+    times = study.space.times
     recipe = Recipe((RobustScale(), Baseline(times, None, 0.0), Clip(20.0)))
     fitted_on = np.concatenate([train, rows[: N_IMAGES // 2]])
     study = replace(study, stimuli=NumberedStimuli(N_IMAGES)).prepared(recipe, fitted_on)

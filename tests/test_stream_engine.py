@@ -16,7 +16,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.stream import Chunk, Marker, StreamFacts
 from braindecode_suite.core.study import Cohort
-from braindecode_suite.datasets.stream_file import FileSource, Faults, open_recording
+from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording
 from braindecode_suite.learning.synthetic import TableTarget
 from braindecode_suite.workflows.stream import as_live, match_trials
 from braindecode_suite.workflows.stream_bundle import lay_out_windows, read_stream_bundle, save_stream_bundle
@@ -50,7 +50,7 @@ class Replay:
     ) -> FileSource:
         samples = self.data if data is None else data
         facts = StreamFacts("replay", names or self.names, SFREQ)
-        options = {"markers": self.markers, "chunk": 6} | options
+        options = {"markers": self.markers, "chunk": 6, **options}
         return FileSource(lambda start, stop: samples[:, start:stop], facts, samples.shape[1], **options)
 
     def run(
@@ -111,7 +111,7 @@ def test_the_evidence_is_a_probability_that_ends_early_at_the_confidence(replay)
     for answer in whole.answers:
         assert answer.probabilities.sum() == pytest.approx(1)
     level = float(np.median([a.probabilities.max() for a in whole.answers if a.last]))
-    engine, early = replay.run(replay.source(), confidence=level)
+    _, early = replay.run(replay.source(), confidence=level)
     assert 0 < early.n_decided < early.n_trials
     assert early.n_answers < whole.n_answers
     decided = {a.trial: a for a in early.answers if a.decided}
@@ -148,7 +148,7 @@ def test_a_long_gap_starts_the_filters_anew_and_loses_the_open_trials(replay):
     told: list[tuple[str, dict[str, Any]]] = []
     drop = int((replay.markers[3].time + 0.2) * SFREQ / 6)
     dropped = tuple(range(drop, drop + 30))  # 0.75 s
-    engine, summary = replay.run(
+    _, summary = replay.run(
         replay.source(faults=Faults(dropped=dropped)), lambda *line: told.append(line)
     )
     kinds = [kind for kind, _ in told]
@@ -315,7 +315,7 @@ def test_a_picture_whose_baseline_was_not_recorded_is_lost_and_said(replay):
     told: list[tuple[str, dict[str, Any]]] = []
     until = int((replay.markers[-1].time + 0.2) * SFREQ)
     source = replay.source(data=replay.data[:, :until], markers=[Marker(0.05, "early"), *replay.markers])
-    _, summary = replay.run(source, lambda *line: told.append(line))
+    _, _ = replay.run(source, lambda *line: told.append(line))
     lost = [facts for kind, facts in told if kind == "lost"]
     assert lost[0] == {
         "trial": 1,
@@ -353,7 +353,7 @@ def test_overload_skips_windows_and_says_so_but_takes_every_sample(replay):
     source = replay.source(speed=1.0, clock=clock, sleep=clock.sleep)
     engine = StreamEngine(
         replay.world.bundle,
-        _Slow(replay.world.encoder, clock, 0.06),  # type: ignore[arg-type]
+        _Slow(replay.world.encoder, clock, 0.06),
         source.facts,
         EngineOptions(),
         lambda *line: told.append(line),
@@ -377,7 +377,7 @@ def test_a_source_that_waits_is_never_skipped(replay):
         replay.world.bundle,
         _Slow(replay.world.encoder, _Clock(), 9.0),
         replay.source().facts,
-        EngineOptions(),  # type: ignore[arg-type]
+        EngineOptions(),
     )
     summary = run_stream(engine, replay.source(chunk=500))
     assert summary.n_skipped == 0
@@ -405,8 +405,8 @@ def test_the_hop_is_the_shortest_that_is_kept_up_with():
         def rehearse(self, n_chunk: int) -> float:
             return 0.031
 
-    assert choose_multiple(Engine, [1, 2, 3, 4]) == 2  # type: ignore[arg-type]
-    assert choose_multiple(Engine, [1], load=0.1) == 1  # type: ignore[arg-type]
+    assert choose_multiple(Engine, [1, 2, 3, 4]) == 2
+    assert choose_multiple(Engine, [1], load=0.1) == 1
 
 
 def test_rehearsing_measures_and_changes_nothing(replay):

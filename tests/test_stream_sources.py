@@ -16,7 +16,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.ring import RingBuffer
 from braindecode_suite.core.stream import Chunk, Marker, StreamFacts, StreamSource, match_channels
 from braindecode_suite.core.stream_clock import StreamClock
-from braindecode_suite.datasets.stream_file import FileSource, Faults, open_recording
+from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording
 
 FACTS = StreamFacts("array", ("a", "b"), 1000.0)
 DATA = np.random.default_rng(0).standard_normal((2, 1005))

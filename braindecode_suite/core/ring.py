@@ -32,7 +32,7 @@ class RingBuffer:
     def __init__(self, n_channels: int, capacity: int, dtype: type = np.float64) -> None:
         if capacity < 1:
             raise InputError("`capacity`", expected="at least 1 sample", found=str(capacity))
-        self.values = np.zeros((n_channels, capacity), dtype)
+        self.values: np.ndarray = np.zeros((n_channels, capacity), dtype)
         self.times = np.zeros(capacity)
         self.stop, self._first = 0, 0
 

@@ -63,7 +63,8 @@ class StreamClock:
 
     def take(self, chunk: Chunk) -> tuple[int, list[ClockEvent]]:
         """Return the number of the chunk's first sample, counted from the first that came, and what happened before it."""
-        events, n = [], chunk.data.shape[1]
+        events: list[ClockEvent] = []
+        n = chunk.data.shape[1]
         if n == 0:
             return self.next, events
         first = self.next

@@ -373,7 +373,7 @@ def _open_preview(job: StreamJob, bundle: StreamBundle, page: StreamPage | None)
         )
     from braindecode_suite.decoders.generators import make_generator
 
-    paths = {k: Path(v) for k, v in chosen.items() if k in ("weights", "clip_weights") and v}
+    paths: dict[str, Any] = {k: Path(v) for k, v in chosen.items() if k in ("weights", "clip_weights") and v}
     generator = make_generator(chosen["name"], job.model_dir / "cache", device=job.device, **paths)
 
     def draw(latents: Any) -> np.ndarray:
