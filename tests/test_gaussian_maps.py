@@ -32,7 +32,9 @@ def test_a_map_drawn_from_a_gaussian_gives_it_back(height: int, width: int) -> N
         ],
         axis=1,
     )
-    fit = fit_gaussians(np.stack([bump(*map(float, row[:5]), height, width) for row in known]))
+    fit = fit_gaussians(
+        np.stack([bump(x, y, sd, gain, base, height, width) for x, y, sd, gain, base in known])
+    )
     found = np.stack([fit.x, fit.y, fit.sd, fit.gain, fit.base], axis=1)
     assert_allclose(found, known, atol=2e-3)
     assert_allclose(fit.explained, 1, atol=1e-6)

@@ -148,9 +148,7 @@ def test_a_long_gap_starts_the_filters_anew_and_loses_the_open_trials(replay):
     told: list[tuple[str, dict[str, Any]]] = []
     drop = int((replay.markers[3].time + 0.2) * SFREQ / 6)
     dropped = tuple(range(drop, drop + 30))  # 0.75 s
-    _, summary = replay.run(
-        replay.source(faults=Faults(dropped=dropped)), lambda *line: told.append(line)
-    )
+    _, summary = replay.run(replay.source(faults=Faults(dropped=dropped)), lambda *line: told.append(line))
     kinds = [kind for kind, _ in told]
     assert kinds.count("restart") == 1
     lost = [facts["trial"] for kind, facts in told if kind == "lost"]

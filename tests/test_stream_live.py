@@ -460,7 +460,7 @@ def test_a_browser_shows_ranked_pictures_evidence_latency_and_flags_as_they_come
         browser.close()
     assert "decided: cup (90.0 %)" in dom
     assert "picture 1, 300 ms after it appeared" in dom
-    assert dom.count("<li>") + dom.count('<li class=') == 3
+    assert dom.count("<li>") + dom.count("<li class=") == 3
     assert 'src="/picture/2"' in dom
     assert "1. cup (shown)" in dom
     assert dom.count('<path class="c') == 3

@@ -539,9 +539,7 @@ class Decoding:
         """Score a second protocol by the baseline and the first seed, retrieval only; return its leakage card."""
         split = self.split(study, protocol, targets["retrieval"])
         card, similar = self._leakage(steps, study, split)
-        found = self.brief(
-            steps, self.prepare(study, split), targets, f" ({protocol})", similar, Ceilings()
-        )
+        found = self.brief(steps, self.prepare(study, split), targets, f" ({protocol})", similar, Ceilings())
         results.scores += found.scores
         return card
 
