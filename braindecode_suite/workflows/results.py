@@ -18,6 +18,7 @@ from braindecode_suite import __version__
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.score import Score, write_scores
+from braindecode_suite.core.sensors import SensorSpace, write_evokeds
 from braindecode_suite.core.spaces import Space
 from braindecode_suite.workflows.brain_maps import BrainMap, brain_facts, write_maps
 from braindecode_suite.workflows.steps import write_arrays
@@ -114,6 +115,8 @@ class SubjectResults:
         Rows of ROUTING_COLUMNS: how much each query of latents looks at each region, on average over test trials.
     maps : dict of str to BrainMap, or to array of shape (units,) or (maps, units)
         A value for every unit, by a BIDS label; written through `space` (`brain_maps.write_maps`).
+    evoked : dict of str to array of shape (sensors, times)
+        Responses over the sensors of `space`, by name.
     space : Space or None
     models : dict of str to Path
         File name in the model folder to the file to copy there.
@@ -133,6 +136,7 @@ class SubjectResults:
     history: list[dict[str, Any]] = field(default_factory=list)
     routing: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, BrainMap | np.ndarray] = field(default_factory=dict)
+    evoked: dict[str, np.ndarray] = field(default_factory=dict)
     space: Space | None = None
     models: dict[str, Path] = field(default_factory=dict)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -262,6 +266,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
     rows = [_write_image(base, label, image) for image in results.images]
     _write_table(path("images.tsv"), rows, IMAGE_COLUMNS)
     write_maps(results.space, results.maps, path)
+    if results.evoked and isinstance(results.space, SensorSpace):
+        write_evokeds(path("ave.fif"), results.space, results.evoked)
     if results.models:
         folder = model_dir(staging, subject, label)
         folder.mkdir(parents=True)

@@ -1,0 +1,195 @@
+"""MEG and EEG to images, resolved in time: what the decoding workflows do, and what could be decoded when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from braindecode_suite.core.checks import check_match
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.protocols import SimulatedDataset
+from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.workflows.configuration import merge
+from braindecode_suite.workflows.decoding import Decoded, Decoding
+from braindecode_suite.workflows.fitting import Fitted
+from braindecode_suite.workflows.job import ENDING, Job
+from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.results import SubjectResults
+from braindecode_suite.workflows.steps import Steps
+from braindecode_suite.workflows.time_resolved import (
+    decode_growing,
+    decode_sliding,
+    map_epochs,
+    mean_response,
+)
+from braindecode_suite.workflows.time_scoring import generalisation_facts, picture_seconds, score_course
+
+
+class MegWorkflow:
+    """Decode as `Decoding` does, then window by window, and simulated studies at every jitter.
+
+    Parameters
+    ----------
+    config : MegWorkflowConfig
+    job : Job
+    """
+
+    name: ClassVar[str] = "meg"
+    label: ClassVar[str] = "meg"
+    config_class: ClassVar[type[MegWorkflowConfig]] = MegWorkflowConfig
+
+    def __init__(self, config: MegWorkflowConfig, job: Job) -> None:
+        self.config, self.job = config, job
+        self.decoding = Decoding(config, job, self.name)
+        if config.jitters and not isinstance(job.dataset, SimulatedDataset):
+            raise InputError("`jitters`", expected="none for recorded data", found=str(list(config.jitters)))
+
+    def plan(self) -> Sequence[str]:
+        """Return the names of the steps."""
+        config, time = self.config, self.config.time
+        steps = [*self.decoding.plan(), "ridge on sliding windows"]
+        if time.growing_every:
+            steps += [
+                f"fit {config.encoder} on windows of random length",
+                f"{config.encoder} on growing windows",
+            ]
+        steps += [
+            f"jitter of {jitter:g} ms: {config.baseline}, {config.encoder} seed {self.decoding.seeds[0]} and the oracle, retrieval only"
+            for jitter in config.jitters
+        ]
+        return [*steps, *ENDING]
+
+    def run(self, steps: Steps) -> SubjectResults:
+        """Do everything for one subject."""
+        decoded = self.decoding.decode(steps)
+        if not isinstance(decoded.study.space, SensorSpace):
+            raise InputError(
+                f"workflow {self.name!r}",
+                expected="recordings of sensors (MEG or EEG)",
+                found=f"{decoded.study.space.describe()['kind']} of {self.job.dataset.card.name}",
+            )
+        decoded.results.facts["time"] = self._time_courses(steps, decoded)
+        if self.config.jitters:
+            decoded.results.facts["jitters"] = self._jitters(steps, decoded)
+        return self.decoding.finish(decoded)
+
+    def _time_courses(self, steps: Steps, decoded: Decoded) -> dict[str, Any]:
+        """Add a score for every window; return what the report draws."""
+        prepared, config = decoded.prepared, self.config
+        train_true, gallery = decoded.true["train"], decoded.true["test"]
+        epochs = map_epochs(steps, prepared)
+        scaled = prepared.study.recipe is not None and "scale" in config.sensors.order
+        decoded.results.evoked = {"mean of training trials": mean_response(prepared, epochs)}
+        decoded.results.facts["sensors"] = {
+            "unit": "interquartile ranges" if scaled else prepared.study.unit
+        }
+        sliding = decode_sliding(steps, prepared, epochs, train_true, gallery, config.time)
+        settings = decoded.settings
+        column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
+        test = prepared.split.test[0]
+        shown = np.array([column[i] for i in prepared.study.stimulus_ids[test]])
+        n_repeats = len(test) / len(gallery)
+        reach = 0.0 if prepared.study.signal is None else prepared.study.signal.reach
+        words = {"picture_seconds": picture_seconds(prepared.study)}
+        if reach:
+            words["note"] = (
+                f"The recording's filter looks up to {1000 * reach:.0f} ms ahead: windows that end less than that before the picture "
+                "are not counted as before it."
+            )
+        facts: dict[str, Any] = {}
+        with steps.block("score sliding windows"):
+            rows, found = score_course(
+                sliding.windows,
+                sliding.similarity,
+                settings,
+                model="ridge",
+                target=gallery.target,
+                reach=reach,
+                n_repeats=n_repeats,
+                single=sliding.single,
+                shown=shown,
+            )
+            width = f"windows of {1000 * config.time.width:g} ms, each with a map of its own"
+            facts["sliding"] = {
+                **found,
+                **words,
+                "windows_are": width,
+                "axis": "centre of the window, seconds from the picture",
+            }
+            decoded.results.scores += rows
+            if len(sliding.generalisation) > 1:
+                facts["generalisation"] = generalisation_facts(sliding)
+        if config.time.growing_every:
+            fitted = self._fit_growing(steps, decoded)
+            growing = decode_growing(
+                steps, prepared, fitted, train_true, gallery, config.time, self.job.device
+            )
+            with steps.block("score growing windows"):
+                rows, found = score_course(
+                    growing.windows,
+                    growing.similarity,
+                    settings,
+                    model=f"{fitted.name}, growing",
+                    target=gallery.target,
+                    seed=fitted.seed,
+                    named="end",
+                    reach=reach,
+                    n_repeats=n_repeats,
+                )
+                facts["growing"] = {
+                    **found,
+                    **words,
+                    "windows_are": "growing windows, one network for all of them",
+                    "axis": "end of the window, seconds from the picture",
+                }
+                decoded.results.scores += rows
+        return facts
+
+    def _fit_growing(self, steps: Steps, decoded: Decoded) -> Fitted:
+        """Fit the encoder's first seed on windows of random length, for retrieval only."""
+        settings = merge({"window": "growing"}, self.config.growing_settings)
+        return self.decoding.fit_deep(
+            steps,
+            decoded.prepared,
+            {"retrieval": decoded.targets["retrieval"]},
+            self.decoding.seeds[0],
+            where=" on windows of random length",
+            changes=settings,
+        )
+
+    def _jitters(self, steps: Steps, decoded: Decoded) -> list[dict[str, Any]]:
+        """Score variants of a simulated study that differ in nothing but the jitter of latencies."""
+        job, config = self.job, self.config
+        dataset = job.dataset
+        assert isinstance(dataset, SimulatedDataset)
+        own = float(config.simulation.get("jitter_ms", 0))
+        found = []
+        for jitter in config.jitters:
+            where = f" (jitter {jitter:g} ms)"
+            if jitter == own:
+                found.append({"jitter_ms": jitter, "split": decoded.prepared.split.protocol})
+                continue
+            data_dir = job.work_dir / f"{dataset.card.name}_jitter-{jitter:g}"
+            parameters = {**config.simulation, "jitter_ms": int(jitter)}
+            with steps.block(f"simulate{where}"):
+                dataset.write(data_dir, **parameters)
+                study = dataset.open(data_dir, job.subject, job.work_dir, **config.dataset_options)
+            split = self.decoding.split(study, self.decoding.protocol, decoded.targets["retrieval"])
+            gallery = decoded.true["test"]
+            check_match(
+                f"study{where}",
+                {"test images": sorted(gallery.ids)},
+                {"test images": sorted(split.keys("test", "stimulus"))},
+            )
+            oracle = self.decoding.ceilings(
+                steps, study, split, gallery, simulated=(data_dir, parameters), where=where
+            )
+            prepared = self.decoding.prepare(study, split)
+            scored = self.decoding.brief(steps, prepared, decoded.targets, where, frozenset(), oracle)
+            named = f"{split.protocol}{where}"
+            decoded.results.scores += [replace(score, split=named) for score in scored.scores]
+            found.append({"jitter_ms": jitter, "split": named})
+        return found
