@@ -146,4 +146,6 @@ def write_evokeds(path: Path, space: SensorSpace, values: Mapping[str, np.ndarra
         ]
         evokeds.append(evoked)
     with write_aside(path) as aside:
-        mne.write_evokeds(aside, evokeds, overwrite=True, verbose="error")  # the name aside is not the last one
+        mne.write_evokeds(
+            aside, evokeds, overwrite=True, verbose="error"
+        )  # the name aside is not the last one

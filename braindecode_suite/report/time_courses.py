@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -22,7 +22,15 @@ from braindecode_suite.report.panels import Panel, Part
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.selection import where
 from braindecode_suite.report.tables import Table
-from braindecode_suite.report.wording import DASH, integer, interval, metric_title, model_title, number, p_text
+from braindecode_suite.report.wording import (
+    DASH,
+    integer,
+    interval,
+    metric_title,
+    model_title,
+    number,
+    p_text,
+)
 
 LEVEL_TITLES = {"single": "single trials", "mean-prediction": "predictions averaged over repeats"}
 
@@ -166,7 +174,9 @@ def jitter_part(results: Results) -> Part | None:
     metric, gallery = "retrieval_brain_to_image_top1", None
     rows: list[list[str]] = []
     for line in known:
-        plain = where(results.scores, metric=metric, split=str(line["split"]), control="brain", scorer="cosine-centred")
+        plain = where(
+            results.scores, metric=metric, split=str(line["split"]), control="brain", scorer="cosine-centred"
+        )
         plain = plain[plain["candidates"].isin(["", "all"])]
         for level in ("mean-prediction", "single"):
             some = where(plain, level=level)
@@ -183,7 +193,9 @@ def jitter_part(results: Results) -> Part | None:
             deep, linear = first
             gap = where(some, model=results.primary, versus=results.baseline)
             oracle = deep["ceiling"]
-            share = (deep["value"] - linear["value"]) / (oracle - linear["value"]) if oracle == oracle else np.nan
+            share = (
+                (deep["value"] - linear["value"]) / (oracle - linear["value"]) if oracle == oracle else np.nan
+            )
             rows.append(
                 [
                     f"{float(line['jitter_ms']):g} ms",

@@ -83,9 +83,7 @@ class MegWorkflow:
         epochs = map_epochs(steps, prepared)
         scaled = prepared.study.recipe is not None and "scale" in config.sensors.order
         decoded.results.evoked = {"mean of training trials": mean_response(prepared, epochs)}
-        decoded.results.facts["sensors"] = {
-            "unit": "interquartile ranges" if scaled else prepared.study.unit
-        }
+        decoded.results.facts["sensors"] = {"unit": "interquartile ranges" if scaled else prepared.study.unit}
         sliding = decode_sliding(steps, prepared, epochs, train_true, gallery, config.time)
         settings = decoded.settings
         column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}

@@ -65,9 +65,7 @@ def score_course(
     chance = chance_top_k(n)
     before = ends_before_onset(windows, reach=reach)
     times = np.array([w.centre if named == "centre" else w.time_stop for w in windows])
-    values = {
-        "mean-prediction": np.array([ranks(one, np.arange(n)) == 0 for one in similarity], np.float64)
-    }
+    values = {"mean-prediction": np.array([ranks(one, np.arange(n)) == 0 for one in similarity], np.float64)}
     if single is not None and shown is not None:
         counts = np.bincount(shown, minlength=n)
         values["single"] = np.array([np.bincount(shown, one == 0, n) / counts for one in single])
