@@ -207,7 +207,8 @@ def test_pooling_is_that_of_its_formula_on_the_widened_samples(kind: str) -> Non
     else:
         assert pool.attention is not None
         first, last = pool.attention[0], pool.attention[2]
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
         scores = torch.tanh(wide.transpose(1, 2) @ first.weight.T + first.bias) @ last.weight[0]
         expected = (wide * scores.softmax(dim=1)[:, None]).sum(dim=2)
     assert_allclose(pool(x).detach(), expected.detach(), atol=1e-5)
@@ -401,9 +402,15 @@ def test_training_follows_a_constant_rate_where_asked() -> None:
 def test_growing_windows_are_of_random_length_and_validated_at_several(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, lengths = world.task(small(window="growing"), shortest=5), []
+    task = world.task(small(window="growing"), shortest=5)
+    lengths: list[int] = []
     forward = task.network.forward
-    monkeypatch.setattr(task.network, "forward", lambda x, *a: lengths.append(x.shape[2]) or forward(x, *a))
+
+    def noting(x: torch.Tensor, *rest: torch.Tensor) -> dict[str, torch.Tensor]:
+        lengths.append(x.shape[2])
+        return dict(forward(x, *rest))
+
+    monkeypatch.setattr(task.network, "forward", noting)
     for seed in range(60):
         task.loss(np.arange(8), moment(seed))
     assert set(lengths) == set(range(5, 21))
@@ -554,9 +561,8 @@ def test_the_explained_share_counts_what_components_leave_out() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((9, 2, 5)).astype(np.float32)
     basis = np.linalg.qr(rng.standard_normal((10, 3)))[0].T.astype(np.float32)
-    target = RoleTarget(
-        None, LowRankLatents(lambda ids: values[[int(i) for i in ids]], list("012345678"), basis), 2
-    )  # type: ignore[arg-type]
+    low_rank = LowRankLatents(lambda ids: values[[int(i) for i in ids]], list("012345678"), basis)
+    target = RoleTarget(None, low_rank, 2)  # type: ignore[arg-type]
     ids = ["4", "2", "7"]
     flat = values[[4, 2, 7]].reshape(3, -1)
     predicted = rng.standard_normal((3, 3)).astype(np.float32)

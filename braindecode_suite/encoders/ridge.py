@@ -200,7 +200,7 @@ class RidgeEncoder:
         self._check_poolable(cohort)
         mean, position = self.config.repeats == "mean", {i: k for k, i in enumerate(ids)}
         flat = [flatten_times(study, every=self.config.every)[0] for study in cohort.studies]
-        scalers: list[UnitScaler] = []
+        scalers: list[MaskedScaler] = []
         for study, rows in zip(flat, cohort.rows, strict=True):
             scaler, missing = fit_masked_scaler(study, rows)
             scalers.append(scaler)

@@ -53,8 +53,9 @@ def layout_figure(evoked: mne.Evoked) -> FigureBlock:
         axis = figure.subplots()
         places = _flat(evoked)
         bad = np.isin(evoked.ch_names, evoked.info["bads"])
-        axis.scatter(*places[~bad].T, s=9, color=INK, linewidths=0)
-        axis.scatter(*places[bad].T, s=30, color=INK, marker="x", linewidths=1.2)
+        across, up = places.T
+        axis.scatter(across[~bad], up[~bad], s=9, color=INK, linewidths=0)
+        axis.scatter(across[bad], up[bad], s=30, color=INK, marker="x", linewidths=1.2)
         axis.set_aspect("equal")
         axis.set_axis_off()
         axis.set_title("nose", loc="center", fontsize=9.5, color=MUTED)

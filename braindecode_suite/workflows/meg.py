@@ -27,6 +27,11 @@ from braindecode_suite.workflows.time_resolved import (
 )
 from braindecode_suite.workflows.time_scoring import generalisation_facts, picture_seconds, score_course
 
+NOT_CAUSAL = (
+    "The recordings were filtered in both directions in time: what comes after a sample reaches into it, over about one period of the "
+    "cut-off. The option phase=causal of the dataset filters forwards only."
+)
+
 
 class MegWorkflow:
     """Decode as `Decoding` does, then window by window, and simulated studies at every jitter.
@@ -90,13 +95,10 @@ class MegWorkflow:
         test = prepared.split.test[0]
         shown = np.array([column[i] for i in prepared.study.stimulus_ids[test]])
         n_repeats = len(test) / len(gallery)
-        reach = 0.0 if prepared.study.signal is None else prepared.study.signal.reach
-        words = {"picture_seconds": picture_seconds(prepared.study)}
-        if reach:
-            words["note"] = (
-                f"The recording's filter looks up to {1000 * reach:.0f} ms ahead: windows that end less than that before the picture "
-                "are not counted as before it."
-            )
+        words: dict[str, Any] = {"picture_seconds": picture_seconds(prepared.study)}
+        signal = prepared.study.signal
+        if signal is not None and any(step.get("phase") == "zero" for step in signal.describe()["steps"]):
+            words["note"] = NOT_CAUSAL
         facts: dict[str, Any] = {}
         with steps.block("score sliding windows"):
             rows, found = score_course(
@@ -105,7 +107,6 @@ class MegWorkflow:
                 settings,
                 model="ridge",
                 target=gallery.target,
-                reach=reach,
                 n_repeats=n_repeats,
                 single=sliding.single,
                 shown=shown,
@@ -134,7 +135,6 @@ class MegWorkflow:
                     target=gallery.target,
                     seed=fitted.seed,
                     named="end",
-                    reach=reach,
                     n_repeats=n_repeats,
                 )
                 facts["growing"] = {

@@ -30,7 +30,6 @@ def score_course(
     target: str,
     seed: str = "",
     named: Named = "centre",
-    reach: float = 0.0,
     n_repeats: float | None = None,
     single: np.ndarray | None = None,
     shown: np.ndarray | None = None,
@@ -46,8 +45,6 @@ def score_course(
     model, target, seed : str
     named : {'centre', 'end'}
         What a window is called by: its centre, or its end where all windows begin together.
-    reach : float
-        Seconds that the filter of the recording looks ahead; windows count as before the picture if they end that much before it.
     n_repeats : float, optional
         Trials averaged for an image, on average.
     single : array of int of shape (windows, trials), optional
@@ -63,7 +60,7 @@ def score_course(
     """
     n = similarity.shape[2]
     chance = chance_top_k(n)
-    before = ends_before_onset(windows, reach=reach)
+    before = ends_before_onset(windows)
     times = np.array([w.centre if named == "centre" else w.time_stop for w in windows])
     values = {"mean-prediction": np.array([ranks(one, np.arange(n)) == 0 for one in similarity], np.float64)}
     if single is not None and shown is not None:
