@@ -25,7 +25,7 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
     """
 
     encoder: str = "meg-module"
-    baseline_settings: dict[str, Any] = Field(default_factory=lambda: {"repeats": "single"})
+    baseline_settings: dict[str, Any] = Field(default_factory=lambda: {"repeats": "each"})
     second_protocols: tuple[str, ...] = ()
     n_relabellings: int = 0
     time: TimeResolvedConfig = Field(default_factory=TimeResolvedConfig)
