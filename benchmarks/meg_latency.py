@@ -146,7 +146,7 @@ def measure(engine: StreamEngine, source: FileSource) -> dict[str, float]:
             if one.window not in shapes:
                 with Products() as seen, torch.no_grad():
                     epoch = np.zeros((N_SENSORS, int(engine._lengths[one.window])), np.float32)
-                    engine._predict(epoch, one.trial)
+                    engine._predict(epoch)
                 shapes[one.window] = seen.shapes
                 time_products(seen.shapes)
             began = time.perf_counter()
