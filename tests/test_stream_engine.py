@@ -502,6 +502,46 @@ def test_what_cannot_be_decoded_live_is_not_saved(replay, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_encoder_of_whole_epochs_answers_once_at_their_end(replay, tmp_path):
+    world = replay.world
+    encoder = type(world.encoder)(
+        world.encoder.config.model_copy(update={"window": "none"}), world.encoder.context
+    )
+    encoder.__dict__ |= {k: v for k, v in vars(world.encoder).items() if k not in ("config", "context")}
+    encoder.save(tmp_path)
+    calibration, target = Cohort.of(world.study, world.rows), TableTarget("toy", world.bundle.gallery.values)
+    save_stream_bundle(
+        tmp_path, encoder, calibration, world.bundle.gallery, target, model="meg-module", stride=0.05
+    )
+    bundle, loaded = read_stream_bundle(tmp_path)
+    assert bundle.windows.tolist() == [61]
+    source = replay.source()
+    summary = run_stream(StreamEngine(bundle, loaded, source.facts, EngineOptions()), source, keep=True)
+    assert [a.trial for a in summary.answers if a.last] == [a.trial for a in summary.answers]
+    rows, trials = match_trials(world.study, world.recording, bundle, summary.starts)
+    parity = compare(bundle, loaded, as_live(world.study, bundle), rows, summary.answers, trials)
+    assert parity.holds, parity
+
+
+def test_a_picture_outside_the_gallery_takes_the_place_of_another_in_calibration(replay, tmp_path):
+    world = replay.world
+    whole = world.bundle.gallery
+    some = Latents(whole.values[:20], whole.ids[:20], whole.target, "true")
+    world.encoder.save(tmp_path)
+    bundle = save_stream_bundle(
+        tmp_path,
+        world.encoder,
+        Cohort.of(world.study, world.rows),
+        some,
+        TableTarget("toy", whole.values),
+        model="meg-module",
+        stride=0.1,
+    )
+    evidence = bundle.evidence[1]
+    assert (evidence.n_candidates, evidence.n_trials) == (20, len(world.rows))
+    assert evidence.log_loss[-1] < np.log(20) - 0.2
+
+
 def test_answers_of_trials_that_the_study_lacks_are_no_parity(replay):
     world = replay.world
     with pytest.raises(

@@ -31,7 +31,7 @@ from braindecode_suite.core.signal import SignalRecipe
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.sensor_encoder import SensorEncoder
-from braindecode_suite.metrics.evidence import Evidence, fit_evidence
+from braindecode_suite.metrics.evidence import FEWEST, Evidence, fit_evidence
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred
 
 FORMAT = "braindecode_suite-stream-1"
@@ -41,6 +41,8 @@ MULTIPLES = (1, 2, 3, 4)
 """Hops that evidence is calibrated for, in strides."""
 FIRST = 0.1
 """Seconds after the onset at which the first window ends: before, there is nothing to see."""
+MOST_REFERENCE = 2000
+"""Reference trials that means are taken over; more are left out evenly."""
 MOST_SIMILARITIES = 20_000_000
 """Similarities of the calibration held at a time; more trials than fit are left out evenly."""
 
@@ -230,10 +232,9 @@ def save_stream_bundle(
     windows = (
         lay_out_windows(space.times, space.sfreq, stride=stride) if growing else np.array([len(space.times)])
     )
-    most = max(MOST_SIMILARITIES // (len(windows) * len(gallery)), 10)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
+    rows = _evenly(rows, max(MOST_SIMILARITIES // (len(windows) * len(gallery)), FEWEST))
     used = Cohort.of(study, rows)
-    centre = used if reference is None else reference
+    centre = used if reference is None else _thin(reference, MOST_REFERENCE)
     check_option("role", role, ("retrieval", "image", "text", "init"))
     ids = list(dict.fromkeys(centre.stimulus_ids))
     true = np.asarray(target.embed(centre.stimuli, ids).select(ids).flat, np.float64)
@@ -416,6 +417,18 @@ def _place_truth(score: np.ndarray, own: np.ndarray, ids: np.ndarray, gallery: n
         if stimulus_id not in place:
             score[trial, truth[trial]] = own[trial]
     return truth
+
+
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the rows, evenly spaced."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
+
+
+def _thin(cohort: Cohort, most: int) -> Cohort:
+    return Cohort(
+        cohort.studies,
+        tuple(_evenly(np.asarray(rows), -(-most // len(cohort.rows))) for rows in cohort.rows),
+    )
 
 
 def _one_study(cohort: Cohort) -> tuple[Study, np.ndarray]:
