@@ -35,6 +35,9 @@ SOURCES = ("file", "lsl", "log")
 CHUNK = 0.025
 """Seconds in a chunk of a replayed file."""
 
+DRIFT_SECONDS = 60.0
+"""Seconds of a stream before its drift is more than the jitter of arrivals."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamJob:
@@ -249,7 +252,8 @@ def find_options(
 
 def report(bundle: StreamBundle, engine: StreamEngine, summary: StreamSummary) -> str:
     """Return what a run came to, in lines."""
-    drift = "" if np.isnan(summary.drift_ppm) else f", clock drift {summary.drift_ppm:.0f} ppm"
+    long = summary.n_samples >= DRIFT_SECONDS * engine.facts.sfreq and not np.isnan(summary.drift_ppm)
+    drift = f", clock drift {summary.drift_ppm:.0f} ppm" if long else ""
     lines = [
         f"over ({summary.why}): {summary.n_samples} samples, {summary.n_missing} missing, {summary.n_jumps} clock jumps{drift}",
         f"{summary.n_trials} pictures, {summary.n_answers} windows decoded, {summary.n_skipped} skipped, "
