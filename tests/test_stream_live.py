@@ -200,6 +200,13 @@ def test_what_cannot_start_is_one_line_and_exit_code_2(stream_world, capsys, wor
     assert error.count("\n") == 1
 
 
+def test_a_stream_that_does_not_fit_leaves_no_log(stream_world, tmp_path):
+    log = tmp_path / "log.jsonl"
+    words = ["--hop", "25", "--trigger", "X", "--log", str(log)]
+    assert run(stream_world, *recording(stream_world), *words) == 2
+    assert not log.exists()
+
+
 def test_a_recording_without_events_is_refused_with_the_way_out(stream_world, tmp_path, capsys):
     alone = tmp_path / "alone_meg.fif"
     shutil.copy(stream_world.recording, alone)

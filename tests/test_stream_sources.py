@@ -208,9 +208,7 @@ def test_channels_are_matched_by_name_and_then_without_the_machine():
         match_channels(["a-1", "a-2"], ["a"], "s", masks_missing=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["testdata_ctf_short_discontinuous.ds", "sample_audvis_trunc_raw_sss.fif"]
-)
+@pytest.mark.parametrize("name", ["testdata_ctf_short_discontinuous.ds", "sample_audvis_trunc_raw_sss.fif"])
 def test_a_real_recording_is_replayed_to_the_sample(name):
     path = SHARED_DATA / name
     if not path.exists():

@@ -105,7 +105,11 @@ def stream(job: StreamJob) -> int:
     bundle, encoder = read_stream_bundle(job.model_dir, job.device)
     source, bad = open_source(job, bundle)
     options = find_options(job, bundle, encoder, source, bad)
+    StreamEngine(
+        bundle, encoder, source.facts, options
+    )  # a stream that does not fit is refused before anything is opened
     page = _open_page(job, bundle, options, source)
+    preview = _open_preview(job, bundle, page)
 
     def notify(kind: str, facts: dict[str, Any]) -> None:
         log.write(kind, facts)
@@ -119,7 +123,6 @@ def stream(job: StreamJob) -> int:
     header = header_of(bundle, source.facts, _path(job) if job.source == "file" else None, vars(options))
     log = StreamLog(job.log, header, samples=job.source == "lsl")
     engine = StreamEngine(bundle, encoder, source.facts, options, notify)
-    preview = _open_preview(job, bundle, page)
     _print_start(bundle, engine, page)
 
     def show(answer: Answer) -> None:
