@@ -14,9 +14,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.stream import Chunk, Marker, StreamFacts
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording
+from braindecode_suite.encoders.ridge import RidgeEncoder
 from braindecode_suite.learning.synthetic import TableTarget
 from braindecode_suite.workflows.stream import as_live, match_trials
 from braindecode_suite.workflows.stream_bundle import lay_out_windows, read_stream_bundle, save_stream_bundle
@@ -533,6 +535,26 @@ def test_an_encoder_of_whole_epochs_answers_once_at_their_end(replay, tmp_path):
     rows, trials = match_trials(world.study, world.recording, bundle, summary.starts)
     parity = compare(bundle, loaded, as_live(world.study, bundle), rows, summary.answers, trials)
     assert parity.holds, parity
+
+
+def test_ridge_on_whole_epochs_is_decoded_live_as_offline(replay, tmp_path):
+    world = replay.world
+    train = np.flatnonzero(world.study.trials["session"] == "01")
+    target = TableTarget("toy", world.bundle.gallery.values)
+    ridge = RidgeEncoder(RidgeEncoder.preset("default"), FitContext(work_dir=tmp_path / "fit"))
+    calibration = Cohort.of(world.study, world.rows)
+    ridge.fit(Cohort.of(world.study, train), calibration, {"retrieval": target})
+    ridge.save(tmp_path)
+    save_stream_bundle(tmp_path, ridge, calibration, world.bundle.gallery, target, model="ridge")
+    bundle, loaded = read_stream_bundle(tmp_path)
+    assert bundle.masks_missing  # by the training mean
+    assert bundle.evidence[1].log_loss[-1] < np.log(30) - 0.1
+    source = replay.source()
+    summary = run_stream(StreamEngine(bundle, loaded, source.facts, EngineOptions()), source, keep=True)
+    rows, trials = match_trials(world.study, world.recording, bundle, summary.starts)
+    parity = compare(bundle, loaded, as_live(world.study, bundle), rows, summary.answers, trials)
+    assert parity.holds, parity
+    assert parity.n_answers == parity.n_trials >= 8
 
 
 def test_a_picture_outside_the_gallery_takes_the_place_of_another_in_calibration(replay, tmp_path):

@@ -30,7 +30,6 @@ from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.signal import SignalRecipe
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.encoders.sensor_encoder import SensorEncoder
 from braindecode_suite.metrics.evidence import FEWEST, Evidence, fit_evidence
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred
 
@@ -76,7 +75,7 @@ class StreamBundle:
     evidence : dict of int to Evidence
         For each hop, in strides of `windows`; its windows are every so many-th, counted from the last.
     masks_missing : bool
-        Whether the encoder can do without a sensor.
+        Whether the encoder has an answer without a sensor, see `takes_missing`.
     facts : dict
         For the card: numbers of calibration trials and of reference trials.
     """
@@ -281,7 +280,7 @@ def save_stream_bundle(
         true_mean=true.mean(axis=0),
         evidence=evidence,
         pictures=pictures,
-        masks_missing=isinstance(encoder, SensorEncoder),
+        masks_missing=takes_missing(encoder, study, int(rows[0]), role),
         facts={
             "calibration_trials": len(rows),
             "reference_trials": len(centre),
@@ -346,6 +345,21 @@ def read_stream_bundle(model_dir: Path, device: str = "cpu") -> tuple[StreamBund
     known = encoder.facts_["targets"].get(bundle.role, {}).get("name")
     check_match(path, {f"target of {bundle.role}": known}, {f"target of {bundle.role}": bundle.target})
     return bundle, encoder
+
+
+def takes_missing(encoder: BrainEncoder, study: Study, row: int, role: str) -> bool:
+    """Say whether the encoder has an answer to an epoch with a sensor that is missing (NaN): it masks it, or fills in what it knows."""
+    epoch = np.array(study.responses[np.array([row])], np.float32)
+    seen = np.flatnonzero(~np.isnan(epoch[0]).any(axis=1))
+    if len(seen) < 2:
+        return False
+    epoch[0, seen[0]] = np.nan
+    holed = replace(study, responses=epoch, trials=study.trials.iloc[[row]])
+    try:
+        values = encoder.predict(Cohort.of(holed), 0)[role].values
+    except InputError:
+        return False
+    return bool(np.isfinite(values).all())
 
 
 def _write(folder: Path, bundle: StreamBundle) -> None:
