@@ -20,8 +20,9 @@ from numpy.testing import assert_allclose
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import Latents
 from braindecode_suite.datasets.stream_file import open_recording, replay_raw
-from braindecode_suite.workflows.stream import StreamJob, as_live, match_trials, open_source
+from braindecode_suite.workflows.stream import StreamJob, as_live, make_draw, match_trials, open_source
 from braindecode_suite.workflows.stream_engine import EngineOptions, StreamEngine
 from braindecode_suite.workflows.stream_latency import Latencies
 from braindecode_suite.workflows.stream_log import LogSource, StreamLog, header_of, read_log
@@ -268,6 +269,24 @@ def test_a_preview_that_fails_says_so_and_ends_nothing():
     preview.offer(2)
     assert preview.error == "RuntimeError: no memory"
     assert preview.n_dropped == 1
+
+
+def test_previews_are_drawn_by_a_generator_of_the_encoders_targets(
+    kandinsky_folder, open_clip_folder, tmp_path
+):
+    generators = pytest.importorskip(
+        "braindecode_suite.decoders.generators", reason="diffusers is not installed"
+    )
+    generator = generators.make_generator("tiny-kandinsky", tmp_path, kandinsky_folder, open_clip_folder)
+    name = generator.inputs["image"]
+    draw = make_draw(generator, {"retrieval": {"name": name}, "image": {"name": name}})
+    values = np.random.default_rng(0).standard_normal((1, 1, 16), dtype=np.float32)
+    latents = {"image": Latents(values, np.array([""], dtype=object), name, "predicted")}
+    image = draw(latents)
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    with pytest.raises(InputError, match=r"`preview`: expected image = .*; found image = 'other'"):
+        make_draw(generator, {"image": {"name": "other"}})
 
 
 def test_quantiles_of_the_histogram_are_those_of_the_durations():

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from braindecode_suite.core.checks import check_folder, check_option
+from braindecode_suite.core.checks import check_folder, check_match, check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_json
-from braindecode_suite.core.protocols import BrainEncoder
+from braindecode_suite.core.protocols import BrainEncoder, Generator
 from braindecode_suite.core.stream import Marker, StreamSource
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import DATASETS
@@ -109,7 +110,7 @@ def stream(job: StreamJob) -> int:
         bundle, encoder, source.facts, options
     )  # a stream that does not fit is refused before anything is opened
     page = _open_page(job, bundle, options, source)
-    preview = _open_preview(job, bundle, page)
+    preview = _open_preview(job, bundle, encoder, page)
 
     def notify(kind: str, facts: dict[str, Any]) -> None:
         log.write(kind, facts)
@@ -368,7 +369,9 @@ def _open_page(
     return StreamPage(facts, bundle.pictures, job.page)
 
 
-def _open_preview(job: StreamJob, bundle: StreamBundle, page: StreamPage | None) -> Preview | None:
+def _open_preview(
+    job: StreamJob, bundle: StreamBundle, encoder: Any, page: StreamPage | None
+) -> Preview | None:
     if not job.preview:
         return None
     chosen = bundle.facts.get("generator")
@@ -381,13 +384,29 @@ def _open_preview(job: StreamJob, bundle: StreamBundle, page: StreamPage | None)
     from braindecode_suite.decoders.generators import make_generator
 
     paths: dict[str, Any] = {k: Path(v) for k, v in chosen.items() if k in ("weights", "clip_weights") and v}
-    generator = make_generator(chosen["name"], job.model_dir / "cache", device=job.device, **paths)
+    generator: Any = make_generator(chosen["name"], job.model_dir / "cache", device=job.device, **paths)
+    return Preview(make_draw(generator, encoder.facts_["targets"]), page.show_preview)
+
+
+def make_draw(generator: Generator, targets: Mapping[str, Any]) -> Callable[[Any], np.ndarray]:
+    """Return what draws one image of an answer's latents; a generator of other targets than the encoder's is refused.
+
+    Parameters
+    ----------
+    generator : Generator
+    targets : dict of role to dict
+        Of the encoder: the ``name`` of each.
+    """
+    names = {role: target["name"] for role, target in targets.items()}
+    check_match("`preview`", dict(generator.inputs), names)
+    roles = list(generator.inputs)
+    if generator.init_target is not None and names.get("init") == generator.init_target.name:
+        roles.append("init")
 
     def draw(latents: Any) -> np.ndarray:
-        wanted = {role: latents[role] for role in generator.inputs if role in latents}
-        return np.asarray(generator.generate(wanted, [0])[0])
+        return np.asarray(generator.generate({role: latents[role] for role in roles}, [0])[0])
 
-    return Preview(draw, page.show_preview)
+    return draw
 
 
 def _print_start(bundle: StreamBundle, engine: StreamEngine, page: StreamPage | None) -> None:
