@@ -23,6 +23,7 @@ SMALL = [
     "simulation.size=seconds",
     "simulation.jitter_ms=0",
     "jitters=[0,60]",
+    "live=true",
     "n_seeds=1",
     "generator=''",
     "gallery_sizes=[]",
@@ -107,12 +108,26 @@ def test_the_evoked_response_is_a_file_of_mne(out: Path) -> None:
     assert mne.find_layout(evoked.info).kind == "CTF-275"
 
 
+def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.DataFrame) -> None:
+    from braindecode_suite.workflows.stream_bundle import read_stream_bundle
+
+    bundle, _ = read_stream_bundle(model_dir(out, "01", "meglive"))
+    assert bundle.signal.causal
+    assert bundle.facts["dataset_options"]["phase"] == "causal"
+    assert len(bundle.windows) > 1
+    assert bundle.pictures is not None
+    assert facts["causal"]["delay_ms"] > 0
+    causal = scores[scores["split"] == facts["causal"]["split"]]
+    assert set(causal["model"]) == {"meg-module", "ridge"}
+
+
 def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
     page = (out / "sub-01.html").read_text()
     for text in (
         "What could be decoded when",
         "Where the sensors lie",
         "Jitter of latencies",
+        "What causal filtering costs",
         "Maps of one time on the samples of another",
         "highest before onset",
     ):
@@ -125,11 +140,24 @@ def test_the_figures_of_the_card_are_recomputed(out: Path, capsys: pytest.Captur
     assert "DIFFERENT" not in capsys.readouterr().out
 
 
-def test_recordings_without_times_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["simulated-nsd", str(tmp_path), "participant", "--participant-label", "01"]
-    assert main(["run", *arguments, "--workflow", "meg", "--set", "jitters=[]", "--dry-run"]) == 0
+def test_the_plan_names_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--dry-run") == 0
     plan = capsys.readouterr().out
-    assert "ridge on sliding windows" in plan
+    for text in ("ridge on sliding windows", "windows of random length", "jitter of 60 ms", "calibrate live"):
+        assert text in plan, text
+
+
+def test_jitters_of_recordings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "things-eeg2",
+        str(tmp_path / "out"),
+        "participant",
+        "--data-dir",
+        str(tmp_path),
+        "--dry-run",
+    ]
+    assert main(["run", *arguments, "--set", "jitters=[30]"]) == 2
+    assert "`jitters`: expected none for recorded data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 from braindecode_suite.report.figures import (
     INK,
@@ -20,13 +22,14 @@ from braindecode_suite.report.figures import (
 )
 from braindecode_suite.report.panels import Panel, Part
 from braindecode_suite.report.results import Results, mapping, sequence
-from braindecode_suite.report.selection import where
+from braindecode_suite.report.selection import pooled, where
 from braindecode_suite.report.tables import Table
 from braindecode_suite.report.wording import (
     DASH,
     integer,
     interval,
     metric_title,
+    missing,
     model_title,
     number,
     p_text,
@@ -48,10 +51,8 @@ def time_panel(results: Results) -> Panel | None:
     if "generalisation" in known:
         figure = generalisation_figure(mapping(known["generalisation"]))
         parts.append(Part(title="Maps of one time on the samples of another", figure=figure))
-    jitter = jitter_part(results)
-    return Panel(
-        slug="time", title="What could be decoded when", parts=[*parts, *([jitter] if jitter else [])]
-    )
+    more = [part for part in (causal_part(results), jitter_part(results)) if part is not None]
+    return Panel(slug="time", title="What could be decoded when", parts=[*parts, *more])
 
 
 def course_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
@@ -68,7 +69,8 @@ def course_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
         axis.axvline(0, color=MUTED, linewidth=0.8)
         for k, level in enumerate(levels):
             colour = SERIES[k % len(SERIES)]
-            low, high = (np.array(sequence(level[key]), float) for key in ("band_low", "band_high"))
+            band = (np.array(sequence(level[key]), float) for key in ("band_low", "band_high"))
+            low, high = (np.clip(side, 0, 1) for side in band)  # of a share
             axis.fill_between(times, low, high, color=colour, alpha=0.18, linewidth=0)
             label = LEVEL_TITLES.get(str(level["level"]), str(level["level"]))
             axis.plot(times, sequence(level["value"]), color=colour, linewidth=1.7, label=label)
@@ -166,65 +168,110 @@ def generalisation_figure(known: Mapping[str, Any]) -> FigureBlock:
     )
 
 
+METRIC = "retrieval_brain_to_image_top1"
+
+
+def causal_part(results: Results) -> Part | None:
+    """Return a table of the models on recordings filtered in both directions and forwards only, or None."""
+    known = mapping(results.facts.get("causal"))
+    if not known:
+        return None
+    lines = [("in both directions", results.protocol), ("forwards only", str(known["split"]))]
+    table = compared(results, lines, "filtered", "What causal filtering costs")
+    if table is None:
+        return None
+    note = f"Forwards only, the signal is {float(known['delay_ms']):g} ms late, which an answer waits for."
+    return Part(
+        title="Causal filters",
+        table=replace(table, note=note),
+        look_for="a lower line below: what a decoder that runs during the recording gives up.",
+    )
+
+
 def jitter_part(results: Results) -> Part | None:
     """Return a table of models and oracle at every jitter of a simulated study, or None."""
     known = [mapping(line) for line in sequence(results.facts.get("jitters"))]
-    if not known:
+    lines = [(f"{float(line['jitter_ms']):g} ms", str(line["split"])) for line in known]
+    table = compared(
+        results,
+        lines,
+        "jitter",
+        f"{metric_title(METRIC)} at every jitter of the simulated study: model recovery, not performance",
+    )
+    if table is None:
         return None
-    metric, gallery = "retrieval_brain_to_image_top1", None
+    return Part(
+        title="Jitter of latencies",
+        table=table,
+        look_for="whether the network keeps what the linear map on fixed samples loses when latencies vary.",
+    )
+
+
+def compared(results: Results, lines: Sequence[tuple[str, str]], heading: str, caption: str) -> Table | None:
+    """Return the encoder's and the baseline's scores under several splits, or None where there are none.
+
+    Parameters
+    ----------
+    results : Results
+    lines : sequence of (str, str)
+        What to call a line, and its split.
+    heading, caption : str
+    """
+    metric = METRIC
     rows: list[list[str]] = []
-    for line in known:
-        plain = where(
-            results.scores, metric=metric, split=str(line["split"]), control="brain", scorer="cosine-centred"
-        )
+    for label, split in lines:
+        plain = where(results.scores, metric=metric, split=split, control="brain", scorer="cosine-centred")
         plain = plain[plain["candidates"].isin(["", "all"])]
         for level in ("mean-prediction", "single"):
             some = where(plain, level=level)
-            if some.empty:
-                continue
-            gallery = some["gallery"].min() if gallery is None else gallery
             some = some[some["gallery"] == some["gallery"].max()]
-            scores = {
-                model: where(some, model=model, versus="") for model in (results.primary, results.baseline)
-            }
-            first = [table.iloc[-1] for table in scores.values() if len(table)]
-            if len(first) < 2:
-                continue
-            deep, linear = first
-            gap = where(some, model=results.primary, versus=results.baseline)
-            oracle = deep["ceiling"]
-            share = (
-                (deep["value"] - linear["value"]) / (oracle - linear["value"]) if oracle == oracle else np.nan
+            deep, linear = (
+                _of_one_seed(where(some, model=model, versus=""))
+                for model in (results.primary, results.baseline)
             )
+            if deep is None or linear is None:
+                continue
+            gap = _of_one_seed(where(some, model=results.primary, versus=results.baseline))
+            oracle = deep["ceiling"]
+            room = oracle - linear["value"]
             rows.append(
                 [
-                    f"{float(line['jitter_ms']):g} ms",
+                    label,
                     LEVEL_TITLES[level],
-                    f"{number(deep['value'])} {interval(deep['ci_low'], deep['ci_high'])}",
-                    f"{number(linear['value'])} {interval(linear['ci_low'], linear['ci_high'])}",
-                    f"{number(gap.iloc[-1]['value'])} {interval(gap.iloc[-1]['ci_low'], gap.iloc[-1]['ci_high'])}"
-                    if len(gap)
-                    else DASH,
-                    number(oracle) if oracle == oracle else DASH,
-                    f"{100 * share:.0f}\u00a0%" if share == share else DASH,
+                    _with_interval(deep),
+                    _with_interval(linear),
+                    DASH if gap is None else _with_interval(gap),
+                    DASH if missing(oracle) else number(oracle),
+                    DASH
+                    if missing(oracle) or room <= 0
+                    else f"{100 * (deep['value'] - linear['value']) / room:.0f} %",
                 ]
             )
     if not rows:
         return None
-    return Part(
-        title="Jitter of latencies",
-        table=Table(
-            caption=f"{metric_title(metric)} at every jitter of the simulated study: model recovery, not performance",
-            headings=[
-                "jitter",
-                "level",
-                model_title(results.primary),
-                model_title(results.baseline),
-                "difference",
-                "oracle",
-                "share of the gap to the oracle",
-            ],
-            rows=rows,
-        ),
-        look_for="whether the network keeps what the linear map on fixed samples loses when latencies vary.",
+    return Table(
+        caption=caption,
+        headings=[
+            heading,
+            "level",
+            model_title(results.primary),
+            model_title(results.baseline),
+            "difference",
+            "oracle",
+            "share of the gap to the oracle",
+        ],
+        rows=rows,
+        note=f"{metric_title(metric)} of the whole gallery.",
     )
+
+
+def _of_one_seed(rows: pd.DataFrame) -> pd.Series | None:
+    """Return the row of all seeds together, or the only one there is."""
+    if rows.empty:
+        return None
+    together = rows[rows["seed"].map(pooled)]
+    return (together if len(together) else rows).iloc[0]
+
+
+def _with_interval(row: pd.Series) -> str:
+    return f"{number(row['value'])} {interval(row['ci_low'], row['ci_high'])}"

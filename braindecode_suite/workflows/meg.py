@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,15 +10,20 @@ import numpy as np
 
 from braindecode_suite.core.checks import check_match
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import Target
 from braindecode_suite.core.protocols import SimulatedDataset
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.metrics.evidence import FEWEST
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding import Decoded, Decoding
-from braindecode_suite.workflows.fitting import Fitted
+from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Steps
+from braindecode_suite.workflows.stream_bundle import save_stream_bundle
 from braindecode_suite.workflows.time_resolved import (
     decode_growing,
     decode_sliding,
@@ -31,6 +36,16 @@ NOT_CAUSAL = (
     "The recordings were filtered in both directions in time: what comes after a sample reaches into it, over about one period of the "
     "cut-off. The option phase=causal of the dataset filters forwards only."
 )
+
+
+PICTURE = 64
+"""Largest side of the pictures that the live page shows, in pixels."""
+
+
+def small_pictures(images: np.ndarray) -> np.ndarray:
+    """Return images of shape (rows, height, width, 3), every k-th pixel of those that are large."""
+    every = -(-max(images.shape[1:3]) // PICTURE)
+    return np.ascontiguousarray(images[:, ::every, ::every])
 
 
 class MegWorkflow:
@@ -61,6 +76,12 @@ class MegWorkflow:
                 f"fit {config.encoder} on windows of random length",
                 f"{config.encoder} on growing windows",
             ]
+        if config.live:
+            steps += [
+                f"causal filters: {config.baseline}, {config.encoder} seed {self.decoding.seeds[0]}, retrieval only",
+                f"fit {config.encoder} on windows of random length (causal filters)",
+                "calibrate live decoding",
+            ]
         steps += [
             f"jitter of {jitter:g} ms: {config.baseline}, {config.encoder} seed {self.decoding.seeds[0]} and the oracle, retrieval only"
             for jitter in config.jitters
@@ -77,6 +98,14 @@ class MegWorkflow:
                 found=f"{decoded.study.space.describe()['kind']} of {self.job.dataset.card.name}",
             )
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
+        n_calibration = len(decoded.prepared.split.validation[0])
+        if self.config.live and n_calibration < FEWEST:
+            steps.skip(
+                "calibrate live decoding",
+                f"it takes at least {FEWEST} validation trials, there are {n_calibration}",
+            )
+        elif self.config.live:
+            decoded.results.facts["causal"] = self._live(steps, decoded)
         if self.config.jitters:
             decoded.results.facts["jitters"] = self._jitters(steps, decoded)
         return self.decoding.finish(decoded)
@@ -122,7 +151,7 @@ class MegWorkflow:
             if len(sliding.generalisation) > 1:
                 facts["generalisation"] = generalisation_facts(sliding)
         if config.time.growing_every:
-            fitted = self._fit_growing(steps, decoded)
+            fitted = self._fit_growing(steps, decoded.prepared, decoded.targets)
             growing = decode_growing(
                 steps, prepared, fitted, train_true, gallery, config.time, self.job.device
             )
@@ -146,17 +175,53 @@ class MegWorkflow:
                 decoded.results.scores += rows
         return facts
 
-    def _fit_growing(self, steps: Steps, decoded: Decoded) -> Fitted:
+    def _fit_growing(
+        self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target], where: str = ""
+    ) -> Fitted:
         """Fit the encoder's first seed on windows of random length, for retrieval only."""
         settings = merge({"window": "growing"}, self.config.growing_settings)
         return self.decoding.fit_deep(
             steps,
-            decoded.prepared,
-            {"retrieval": decoded.targets["retrieval"]},
+            prepared,
+            {"retrieval": targets["retrieval"]},
             self.decoding.seeds[0],
-            where=" on windows of random length",
+            where=f" on windows of random length{where}",
             changes=settings,
         )
+
+    def _live(self, steps: Steps, decoded: Decoded) -> dict[str, Any]:
+        """Score causally filtered recordings, and keep a decoder of them that is calibrated on validation trials."""
+        job, config = self.job, self.config
+        where, options = " (causal filters)", {**config.dataset_options, "phase": "causal"}
+        target, gallery = decoded.targets["retrieval"], decoded.true["test"]
+        study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **options)
+        prepared = self.decoding.prepare(study, self.decoding.split(study, self.decoding.protocol, target))
+        scored = self.decoding.brief(steps, prepared, decoded.targets, where, frozenset(), Ceilings())
+        named = f"{prepared.split.protocol}{where}"
+        decoded.results.scores += [replace(score, split=named) for score in scored.scores]
+        fitted = self._fit_growing(steps, prepared, decoded.targets, where)
+        stimuli = prepared.cohort("test").stimuli
+        with steps.block("calibrate live decoding") as notes:
+            encoder = ENCODERS[fitted.name].load(
+                fitted.folder, prepared.cohort("validation"), job.device, seed=int(fitted.seed)
+            )
+            bundle = save_stream_bundle(
+                fitted.folder,
+                encoder,
+                prepared.cohort("validation"),
+                gallery,
+                target,
+                model=fitted.name,
+                seed=int(fitted.seed),
+                reference=prepared.cohort("train"),
+                pictures=small_pictures(stimuli.images(list(gallery.ids))),
+                dataset_options=options,
+                generator={"name": config.generator} if config.generator else None,
+            )
+            notes["windows"] = len(bundle.windows)
+        decoded.results.live = fitted.folder
+        delay = 0.0 if study.signal is None else float(study.signal.delay)
+        return {"split": named, "delay_ms": round(1000 * delay, 1)}
 
     def _jitters(self, steps: Steps, decoded: Decoded) -> list[dict[str, Any]]:
         """Score variants of a simulated study that differ in nothing but the jitter of latencies."""

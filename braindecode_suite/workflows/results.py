@@ -120,6 +120,8 @@ class SubjectResults:
     space : Space or None
     models : dict of str to Path
         File name in the model folder to the file to copy there.
+    live : Path or None
+        Model folder that `bds stream` takes, copied beside the other.
     model_config : dict
         Content of the model folder's ``config.json``.
     model_card : str
@@ -139,6 +141,7 @@ class SubjectResults:
     evoked: dict[str, np.ndarray] = field(default_factory=dict)
     space: Space | None = None
     models: dict[str, Path] = field(default_factory=dict)
+    live: Path | None = None
     model_config: dict[str, Any] = field(default_factory=dict)
     model_card: str = ""
 
@@ -275,6 +278,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
             shutil.copyfile(source, folder / name)
         write_json(folder / "config.json", results.model_config)
         write_text(folder / "README.md", results.model_card)
+    if results.live is not None:
+        shutil.copytree(results.live, model_dir(staging, subject, f"{label}live"))
     brain = {"brain": brain_facts(results.space, results.maps)} if results.maps else {}
     write_json(path("facts.json"), {**results.facts, **brain})
 
@@ -289,7 +294,8 @@ def publish(staging: Path, output_dir: Path, subject: str, label: str) -> None:
     for new in source.glob(f"sub-{subject}_desc-{label}_*"):
         os.replace(new, place / new.name)
     _swap(source / "images" / f"desc-{label}", place / "images" / f"desc-{label}")
-    _swap(model_dir(staging, subject, label), model_dir(output_dir, subject, label))
+    for folder in (label, f"{label}live"):
+        _swap(model_dir(staging, subject, folder), model_dir(output_dir, subject, folder))
     report = staging / f"sub-{subject}.html"
     if report.is_file():
         os.replace(report, output_dir / report.name)
