@@ -539,7 +539,7 @@ def test_the_study_has_images_captions_attributes_and_distractors(folder, work):
     assert study.space.layout == "CTF-275"
     split = as_given([study])[0]
     tests = sorted(split.keys("test", "stimulus"))
-    assert tests == [f"scene-{k:05d}" for k in range(48, 56)]
+    assert tests == [f"scene-{k:05d}" for k in range(100, 108)]
     for stimulus_id in tests[:3]:
         assert study.stimuli.attributes.loc[stimulus_id, "category"] in study.stimuli.captions(stimulus_id)[0]
         assert study.stimuli.distractors(stimulus_id).shape == (5, 64, 64, 3)
