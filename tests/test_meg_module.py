@@ -402,15 +402,14 @@ def test_training_follows_a_constant_rate_where_asked() -> None:
 def test_growing_windows_are_of_random_length_and_validated_at_several(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = world.task(small(window="growing"), shortest=5)
-    lengths: list[int] = []
+    task, lengths = world.task(small(window="growing"), shortest=5), []
     forward = task.network.forward
 
-    def noting(x: torch.Tensor, *rest: torch.Tensor) -> dict[str, torch.Tensor]:
+    def noted(x: torch.Tensor, *others: torch.Tensor) -> Any:
         lengths.append(x.shape[2])
-        return dict(forward(x, *rest))
+        return forward(x, *others)
 
-    monkeypatch.setattr(task.network, "forward", noting)
+    monkeypatch.setattr(task.network, "forward", noted)
     for seed in range(60):
         task.loss(np.arange(8), moment(seed))
     assert set(lengths) == set(range(5, 21))
@@ -561,8 +560,9 @@ def test_the_explained_share_counts_what_components_leave_out() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((9, 2, 5)).astype(np.float32)
     basis = np.linalg.qr(rng.standard_normal((10, 3)))[0].T.astype(np.float32)
-    low_rank = LowRankLatents(lambda ids: values[[int(i) for i in ids]], list("012345678"), basis)
-    target = RoleTarget(None, low_rank, 2)  # type: ignore[arg-type]
+    target = RoleTarget(
+        None, LowRankLatents(lambda ids: values[[int(i) for i in ids]], list("012345678"), basis), 2
+    )  # type: ignore[arg-type]
     ids = ["4", "2", "7"]
     flat = values[[4, 2, 7]].reshape(3, -1)
     predicted = rng.standard_normal((3, 3)).astype(np.float32)
