@@ -21,7 +21,7 @@ from braindecode_suite.core.checks import check_finite, check_option, check_shap
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.metrics.correlation import Floats
 from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, n_distinct_permutations
-from braindecode_suite.metrics.retrieval import rank_matrix, top_k_random_gallery
+from braindecode_suite.metrics.retrieval import rank_matrix, relative_rank, top_k_random_gallery
 
 Score = Literal["top-k", "relative-rank"]
 SCORES = ("relative-rank", "top-k")
@@ -145,6 +145,7 @@ def cluster_test(
         None  # (1 + permutations, queries): what each query is taken to have seen
     )
     shape: tuple[int, ...] = ()
+    by_rank = np.empty(0)
     by_window: list[Floats] = []
     n_images = 0
     for matrix in similarity:
@@ -155,9 +156,10 @@ def cluster_test(
             seen = _truth(truth, shape)
             n_images = len(np.unique(seen))
             columns = _permute(seen, n_permutations, seed)
+            by_rank = _scores_by_rank(shape[1], score, k, gallery_size)
         check_shape("similarity", values, "queries items", queries=shape[0], items=shape[1])
         check_finite("`similarity`", values)
-        by_window.append(_mean_scores(_pairs(values, score, k, gallery_size), columns))
+        by_window.append(_mean_scores(by_rank[rank_matrix(values)], columns))
     if not by_window:
         raise InputError("`similarity`", expected="at least one window", found="none")
     courses = np.stack(by_window, axis=1)  # (1 + permutations, windows), the observed one first
@@ -251,16 +253,12 @@ def _permute(seen: NDArray[np.intp], n_permutations: int, seed: int) -> NDArray[
     return np.concatenate([seen[None], images[orders][:, index]])
 
 
-def _pairs(similarity: Floats, score: Score, k: int, gallery_size: int | None) -> Floats:
-    """Return the score that each query would have if its truth were each item, of shape (queries, items)."""
-    n = similarity.shape[1]
+def _scores_by_rank(items: int, score: Score, k: int, gallery_size: int | None) -> Floats:
+    """Return the score of a truth that has 0, 1, ... items above it, of shape (items,)."""
+    ranks = np.arange(items)
     if score == "relative-rank":
-        if n < 2:
-            raise InputError("`similarity`", expected="at least 2 items", found=str(n))
-        by_rank = 1 - np.arange(n) / (n - 1)
-    else:
-        by_rank = top_k_random_gallery(np.arange(n), n, n if gallery_size is None else gallery_size, k)
-    return np.asarray(by_rank[rank_matrix(similarity)])
+        return 1 - relative_rank(ranks, items)
+    return top_k_random_gallery(ranks, items, items if gallery_size is None else gallery_size, k)
 
 
 def _mean_scores(pairs: Floats, columns: NDArray[np.intp]) -> Floats:

@@ -8,7 +8,9 @@ window w is ``c s_w`` with ``c`` the 95 % quantile, over draws, of ``max_w |m*_w
 Scores of rare hits have windows without a single one: their bootstrap deviation is 0 although the rate need not be. Whatever positive
 ``s_w`` stands there, ``c`` is the quantile of the maximum that uses it and the band stays simultaneous; ``s_w`` only says how width is
 shared out. Variances below the median of those windows that vary are therefore raised half way to it: that window is given a width,
-and no window that varies more than the median changes. Where no window varies there is no band (NaN), not one of width 0.
+and no window that varies more than the median changes. Before the picture all windows have the same rate, as far as anyone should
+know, and so the same deviation: the band over these alone takes the root of their mean variance, or else the luckiest window would
+also be the widest. Where no window varies there is no band (NaN), not one of width 0.
 
 An interval is conditional on the gallery and on the model. Windows are labelled by their centres.
 """
@@ -41,7 +43,7 @@ class TimeCourse:
         Seconds from the picture.
     mean : array of shape (windows,)
     low, high : array of shape (windows,)
-        Pointwise interval: for a window chosen beforehand.
+        Pointwise interval: for a window chosen beforehand. It has no width where all images score the same.
     band_low, band_high : array of shape (windows,)
         Simultaneous band over all windows.
     before : array of bool of shape (windows,)
@@ -170,7 +172,7 @@ def time_course(
     band = simultaneous_half_width(mean, drawn, level=level)
     reserved = np.full(len(mean), np.nan)
     if early.any():
-        reserved[early] = simultaneous_half_width(mean[early], drawn[:, early], level=level)
+        reserved[early] = simultaneous_half_width(mean[early], drawn[:, early], level=level, pooled=True)
     return TimeCourse(
         centres=when,
         mean=mean,
@@ -225,7 +227,9 @@ def resample_means(
     return drawn, n_units
 
 
-def simultaneous_half_width(mean: Floats, resampled: Floats, *, level: float = 0.95) -> Floats:
+def simultaneous_half_width(
+    mean: Floats, resampled: Floats, *, level: float = 0.95, pooled: bool = False
+) -> Floats:
     """Return the half width of the sup-t band over all windows given.
 
     Parameters
@@ -233,6 +237,8 @@ def simultaneous_half_width(mean: Floats, resampled: Floats, *, level: float = 0
     mean : array of shape (windows,)
     resampled : array of shape (resamples, windows)
     level : float
+    pooled : bool
+        One deviation for all windows.
 
     Returns
     -------
@@ -243,8 +249,11 @@ def simultaneous_half_width(mean: Floats, resampled: Floats, *, level: float = 0
     varies = variance > 1e-12 * np.maximum(1e-12, mean**2)
     if not varies.any() or np.isnan(variance).any():
         return np.full(len(mean), np.nan)
-    usual = np.median(variance[varies])
-    deviation = np.sqrt(np.maximum(variance, (variance + usual) / 2))
+    if pooled:
+        deviation = np.full(len(mean), np.sqrt(variance.mean()))
+    else:
+        usual = np.median(variance[varies])
+        deviation = np.sqrt(np.maximum(variance, (variance + usual) / 2))
     largest = (np.abs(resampled - mean) / deviation).max(axis=1)
     return np.asarray(np.quantile(largest, level) * deviation)
 
