@@ -156,7 +156,7 @@ def cluster_test(
             seen = _truth(truth, shape)
             n_images = len(np.unique(seen))
             columns = _permute(seen, n_permutations, seed)
-            by_rank = _scores_by_rank(shape[1], score, k, gallery_size)
+            by_rank = scores_by_rank(shape[1], score, k, gallery_size)
         check_shape("similarity", values, "queries items", queries=shape[0], items=shape[1])
         check_finite("`similarity`", values)
         by_window.append(_mean_scores(by_rank[rank_matrix(values)], columns))
@@ -224,6 +224,32 @@ def max_clusters(
     return tuple(found), largest
 
 
+def scores_by_rank(items: int, score: Score, k: int = 1, gallery_size: int | None = None) -> Floats:
+    """Return the score of a truth that has 0, 1, ... items above it; their mean is chance.
+
+    Parameters
+    ----------
+    items : int
+        Of the whole gallery.
+    score, k, gallery_size
+        As in `cluster_test`.
+
+    Returns
+    -------
+    array of shape (items,)
+
+    Examples
+    --------
+    >>> scores_by_rank(4, "top-k", 2).tolist(), scores_by_rank(3, "relative-rank").tolist()
+    ([1.0, 1.0, 0.0, 0.0], [1.0, 0.5, 0.0])
+    """
+    check_option("score", score, SCORES)
+    ranks = np.arange(items)
+    if score == "relative-rank":
+        return 1 - relative_rank(ranks, items)
+    return top_k_random_gallery(ranks, items, items if gallery_size is None else gallery_size, k)
+
+
 def _runs(above: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return the first and the last place of every unbroken run."""
     edges = np.diff(np.concatenate([[0], above.astype(np.int8), [0]]))
@@ -251,14 +277,6 @@ def _permute(seen: NDArray[np.intp], n_permutations: int, seed: int) -> NDArray[
     orders = np.tile(np.arange(len(images)), (n_permutations, 1))
     orders = np.random.default_rng(seed).permuted(orders, axis=1)
     return np.concatenate([seen[None], images[orders][:, index]])
-
-
-def _scores_by_rank(items: int, score: Score, k: int, gallery_size: int | None) -> Floats:
-    """Return the score of a truth that has 0, 1, ... items above it, of shape (items,)."""
-    ranks = np.arange(items)
-    if score == "relative-rank":
-        return 1 - relative_rank(ranks, items)
-    return top_k_random_gallery(ranks, items, items if gallery_size is None else gallery_size, k)
 
 
 def _mean_scores(pairs: Floats, columns: NDArray[np.intp]) -> Floats:
