@@ -74,8 +74,8 @@ def unique_variance(predicted: Iterable[ArrayLike], first: ArrayLike, second: Ar
     --------
     >>> edges, animal, noise = np.random.default_rng(0).standard_normal((3, 5000, 1))
     >>> found = unique_variance([edges + noise, 2 * animal + noise], edges, animal)
-    >>> [[abs(round(share, 1)) for share in part.mean(axis=1)] for part in (found.first, found.second)]
-    [[0.5, 0.0], [0.0, 0.8]]
+    >>> [part.mean(axis=1).round(1) + 0.0 for part in (found.first, found.second)]
+    [array([0.5, 0. ]), array([0. , 0.8])]
     """
     sets = [np.asarray(s, np.float64) for s in (first, second)]
     for name, features in zip(("first", "second"), sets, strict=True):
