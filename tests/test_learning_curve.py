@@ -81,7 +81,7 @@ def test_the_amount_for_a_score_is_where_the_line_reaches_it():
             curve.needed(beyond)
     falling = learning_curve(AMOUNTS, draw(np.random.default_rng(7), slope=-0.1), seed=0)
     with pytest.raises(InputError, match="the line reaches"):
-        falling.needed(0.0)
+        falling.needed(falling.predict(1000).value)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.metrics.permutation import permute_images
 from braindecode_suite.metrics.retrieval import retrieval_pairs
-from braindecode_suite.metrics.time_clusters import cluster_test, max_clusters
+from braindecode_suite.metrics.time_clusters import cluster_test, max_clusters, score_windows
 
 
 def null_similarity(rng, *, windows=16, queries=30, rho=0.8):
@@ -83,6 +83,17 @@ def test_chance_is_that_of_the_score(options, chance):
     found = cluster_test(null_similarity(np.random.default_rng(5), queries=50), seed=0, **options)
     assert_allclose(found.chance, chance, atol=0.005)
     assert (found.threshold > found.chance).all()
+
+
+def test_the_tested_score_is_the_mean_of_the_windows_scores():
+    rng = np.random.default_rng(11)
+    similarity, truth = rng.standard_normal((4, 30, 50)), rng.permutation(50)[:30]
+    for options in ({"k": 4}, {"gallery_size": 7, "k": 2}, {"score": "relative-rank"}):
+        scores = score_windows(similarity, truth, **options)
+        assert scores.shape == (4, 30)
+        assert_allclose(scores.mean(axis=1), cluster_test(similarity, truth, seed=0, **options).score)
+    with pytest.raises(InputError, match="at least one window"):
+        score_windows([])
 
 
 def test_an_effect_is_found_where_it_is():

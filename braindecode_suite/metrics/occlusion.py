@@ -156,8 +156,9 @@ def neighbourhoods(
     known = np.isfinite(where).all(axis=1)
     if (radius is None) == (n_nearest is None):
         raise InputError("`radius` and `n_nearest`", expected="one of the two", found="both or none")
-    away = np.linalg.norm(where[:, None] - where[None], axis=2)
-    away[~known] = away[:, ~known] = np.inf
+    away = np.linalg.norm(
+        where[:, None] - where[None], axis=2
+    )  # NaN from and to absent sensors: never within reach
     if radius is not None:
         if not 0 <= radius < np.inf:
             raise InputError("`radius`", expected="a distance, 0 or more", found=f"{radius:g}")
@@ -169,8 +170,7 @@ def neighbourhoods(
                 "`n_nearest`", expected=f"from 1 to the {int(known.sum())} sensors", found=str(n_nearest)
             )
         reach = np.sort(away, axis=1)[:, n_nearest - 1]
-    within = away <= (reach * (1 + 1e-9))[:, None]
-    return np.asarray(within & known[:, None] & known[None, :])
+    return np.asarray(away <= (reach * (1 + 1e-9))[:, None])
 
 
 def masked(epochs: ArrayLike, sensors: Bools) -> NDArray[np.floating]:

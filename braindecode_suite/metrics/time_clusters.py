@@ -21,7 +21,7 @@ from braindecode_suite.core.checks import check_finite, check_option, check_shap
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.metrics.correlation import Floats
 from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, n_distinct_permutations
-from braindecode_suite.metrics.retrieval import rank_matrix, relative_rank, top_k_random_gallery
+from braindecode_suite.metrics.retrieval import rank_matrix, ranks, relative_rank, top_k_random_gallery
 
 Score = Literal["top-k", "relative-rank"]
 SCORES = ("relative-rank", "top-k")
@@ -178,6 +178,41 @@ def cluster_test(
     )
 
 
+def score_windows(
+    similarity: Iterable[ArrayLike],
+    truth: ArrayLike | None = None,
+    *,
+    score: Score = "top-k",
+    k: int = 1,
+    gallery_size: int | None = None,
+) -> Floats:
+    """Return the score of each query in each window, for `time_course`.
+
+    Parameters
+    ----------
+    similarity, truth, score, k, gallery_size
+        As in `cluster_test`.
+
+    Returns
+    -------
+    array of shape (windows, queries)
+
+    Examples
+    --------
+    >>> score_windows([np.eye(3), -np.eye(3)], score="relative-rank").tolist()
+    [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    found = []
+    for matrix in similarity:
+        values = np.asarray(matrix)
+        check_shape("similarity", values, "queries items")
+        by_rank = scores_by_rank(values.shape[1], score, k, gallery_size)
+        found.append(by_rank[ranks(values, _truth(truth, values.shape))])
+    if not found:
+        raise InputError("`similarity`", expected="at least one window", found="none")
+    return np.stack(found)
+
+
 def max_clusters(
     course: ArrayLike, null: ArrayLike, threshold: ArrayLike
 ) -> tuple[tuple[Cluster, ...], Floats]:
@@ -244,10 +279,10 @@ def scores_by_rank(items: int, score: Score, k: int = 1, gallery_size: int | Non
     ([1.0, 1.0, 0.0, 0.0], [1.0, 0.5, 0.0])
     """
     check_option("score", score, SCORES)
-    ranks = np.arange(items)
+    places = np.arange(items)
     if score == "relative-rank":
-        return 1 - relative_rank(ranks, items)
-    return top_k_random_gallery(ranks, items, items if gallery_size is None else gallery_size, k)
+        return 1 - relative_rank(places, items)
+    return top_k_random_gallery(places, items, items if gallery_size is None else gallery_size, k)
 
 
 def _runs(above: NDArray[np.bool_]) -> list[tuple[int, int]]:
