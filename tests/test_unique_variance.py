@@ -51,7 +51,8 @@ def test_latents_count_by_their_variance():
 
 def test_the_value_of_an_image_is_what_the_share_loses_without_it():
     rng = np.random.default_rng(3)
-    n, a, b, y = 25, *(rng.standard_normal((25, k)) for k in (2, 3, 1))
+    n = 25
+    a, b, y = (rng.standard_normal((n, k)) for k in (2, 3, 1))
     y = y + a[:, :1]
     found = unique_variance([y], a, b)
     without = []

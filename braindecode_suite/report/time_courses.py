@@ -35,7 +35,12 @@ from braindecode_suite.report.wording import (
     p_text,
 )
 
-LEVEL_TITLES = {"single": "single trials", "mean-prediction": "predictions averaged over repeats"}
+LEVEL_TITLES = {
+    "single": "single trials",
+    "mean-prediction": "predictions averaged over repeats",
+    "early": "colours of the places of the image",
+    "late": "category and kind of place",
+}
 
 
 def time_panel(results: Results) -> Panel | None:
@@ -48,6 +53,10 @@ def time_panel(results: Results) -> Panel | None:
     for k, course in enumerate(courses):
         title = f"{model_title(str(course['model']))}: {course['windows_are']}"
         parts.append(Part(title=title, figure=course_figure(f"time-{k}", course), table=course_table(course)))
+    if "unique" in known:
+        course = mapping(known["unique"])
+        figure, table = unique_figure(course), course_table(course)
+        parts.append(Part(title="What is early and what is late", figure=figure, table=table))
     if "generalisation" in known:
         figure = generalisation_figure(mapping(known["generalisation"]))
         parts.append(Part(title="Maps of one time on the samples of another", figure=figure))
@@ -98,6 +107,45 @@ def course_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
         "whole images at all windows; a cluster neither dates an onset nor says that the other windows are at chance."
         + (f" {course['note']}" if course.get("note") else ""),
         "a course at chance before 0. What rises before the picture is on is leakage, or a filter that reaches back.",
+    )
+
+
+def unique_figure(course: Mapping[str, Any]) -> FigureBlock:
+    """Return what low-level and category features explain of the predictions alone, over time."""
+    times = np.array(sequence(course["times"]), float)
+    levels = [mapping(level) for level in sequence(course["levels"])]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(8.4, 3.2)
+        axis = figure.subplots()
+        axis.axvline(0, color=MUTED, linewidth=0.8)
+        axis.axhline(0, color=MUTED, linestyle="--", linewidth=1.2)
+        for k, level in enumerate(levels):
+            colour = SERIES[k % len(SERIES)]
+            axis.fill_between(
+                times,
+                np.array(sequence(level["band_low"]), float),
+                np.array(sequence(level["band_high"]), float),
+                color=colour,
+                alpha=0.18,
+                linewidth=0,
+            )
+            label = LEVEL_TITLES[str(level["level"])]
+            axis.plot(times, sequence(level["value"]), color=colour, linewidth=1.7, label=label)
+        axis.set_xlim(times[0], times[-1])
+        axis.set_xlabel(str(course["axis"]))
+        axis.set_ylabel("share of variance")
+        axis.legend(fontsize=9.5, loc="upper right")
+    peaks = "; ".join(
+        f"{LEVEL_TITLES[str(level['level'])]}: most at {1000 * float(level['peak_time']):.0f} ms"
+        for level in levels
+    )
+    return draw(
+        "time-unique",
+        figure,
+        f"Unique share of the variance of predicted latents over time. {peaks}.",
+        "Share of the variance of predicted latents, over test images, that either set of features explains and the other does not (adjusted for "
+        "their number); bands hold simultaneously over all windows (95 %, images drawn again).",
+        "low-level features first, categories later; both at 0 before the picture.",
     )
 
 

@@ -30,7 +30,13 @@ from braindecode_suite.workflows.time_resolved import (
     map_epochs,
     mean_response,
 )
-from braindecode_suite.workflows.time_scoring import generalisation_facts, picture_seconds, score_course
+from braindecode_suite.workflows.time_scoring import (
+    feature_sets,
+    generalisation_facts,
+    picture_seconds,
+    score_course,
+    score_unique_variance,
+)
 
 NOT_CAUSAL = (
     "The recordings were filtered in both directions in time: what comes after a sample reaches into it, over about one period of the "
@@ -150,6 +156,31 @@ class MegWorkflow:
             decoded.results.scores += rows
             if len(sliding.generalisation) > 1:
                 facts["generalisation"] = generalisation_facts(sliding)
+        stimuli = prepared.cohort("test").stimuli
+        sets = feature_sets(stimuli, list(gallery.ids))
+        n_features = 0 if isinstance(sets, str) else sum(values.shape[1] for values in sets.values())
+        if isinstance(sets, str) or 2 * n_features > len(gallery):
+            reason = (
+                sets if isinstance(sets, str) else f"{len(gallery)} test images for {n_features} features"
+            )
+            steps.skip("unique variance of early and late features", reason)
+        else:
+            with steps.block("unique variance of early and late features"):
+                rows, found = score_unique_variance(
+                    sliding.windows,
+                    sliding.predicted,
+                    sets,
+                    settings,
+                    model="ridge",
+                    target=gallery.target,
+                )
+                facts["unique"] = {
+                    **found,
+                    **words,
+                    "windows_are": width,
+                    "axis": "centre of the window, seconds from the picture",
+                }
+                decoded.results.scores += rows
         if config.time.growing_every:
             fitted = self._fit_growing(steps, decoded.prepared, decoded.targets)
             growing = decode_growing(

@@ -60,6 +60,8 @@ class Sliding:
         Centred cosine of the mean prediction of each test image with every image of the gallery.
     single : array of int of shape (windows, trials)
         Distractors above the truth of each test trial alone.
+    predicted : array of float32 of shape (windows, images, latents)
+        Mean prediction of each test image.
     generalisation : list of int
         Places in `windows` of those that were tried on each other.
     ranks : array of int of shape (trained, tested, images)
@@ -69,6 +71,7 @@ class Sliding:
     windows: list[Window]
     similarity: np.ndarray
     single: np.ndarray
+    predicted: np.ndarray
     generalisation: list[int]
     ranks: np.ndarray
 
@@ -161,23 +164,26 @@ def decode_sliding(
         decoder = _WindowDecoder(prepared, epochs, train_true, gallery, config.n_folds)
         similarity = np.empty((len(windows), len(gallery), len(gallery)), np.float32)
         single = np.empty((len(windows), len(decoder.shown)), np.int32)
+        predicted = np.empty((len(windows), len(gallery), decoder.latents.shape[1]), np.float32)
         fits: list[RidgeFit] = []
         for k, window in enumerate(windows):
             fit = decoder.fit(window)
             similarity[k], single[k] = decoder.similarity(fit, window), decoder.single(fit, window)
+            predicted[k] = decoder.predicted(fit, window)
             if k in crossed:
                 fits.append(fit)
         found = np.empty((len(crossed), len(crossed), len(gallery)), np.int32)
         for j, k in enumerate(crossed):
             for i, matrix in enumerate(decoder.similarities(fits, windows[k])):
                 found[i, j] = ranks(matrix, np.arange(len(gallery)))
-        return {"similarity": similarity, "single": single, "ranks": found}, {}
+        return {"similarity": similarity, "single": single, "predicted": predicted, "ranks": found}, {}
 
     arrays, _ = steps.arrays("ridge on sliding windows", key, compute)
     return Sliding(
         windows=windows,
         similarity=arrays["similarity"],
         single=arrays["single"],
+        predicted=arrays["predicted"],
         generalisation=crossed,
         ranks=arrays["ranks"],
     )
@@ -260,6 +266,11 @@ class _WindowDecoder:
     def similarity(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the similarity of one map's predictions, of shape (images, gallery)."""
         return self.similarities([fit], window)[0]
+
+    def predicted(self, fit: RidgeFit, window: Window) -> np.ndarray:
+        """Return the mean prediction of each test image, 0 in dimensions that never vary, of shape (images, latents)."""
+        test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+        return np.nan_to_num(np.asarray(fit.predict(test), np.float32))
 
     def single(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the rank of the truth for each test trial alone, of shape (trials,)."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from braindecode_suite.core.score import Score
-from braindecode_suite.core.study import Study
+from braindecode_suite.core.study import Stimuli, Study
 from braindecode_suite.core.windows import Window
 from braindecode_suite.metrics.retrieval import chance_top_k, ranks
 from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test
 from braindecode_suite.metrics.time_courses import TimeCourse, ends_before_onset, peak_latency, time_course
+from braindecode_suite.metrics.unique_variance import leading_components, unique_variance
 from braindecode_suite.workflows.scoring import HEADLINE_SCORER, Settings
 from braindecode_suite.workflows.time_resolved import Sliding
 
 METRIC = "retrieval_brain_to_image_top1"
 CORRECTION = "largest cluster over windows, whole images permuted"
+GRID, EARLY_COMPONENTS = 4, 12
 Named = Literal["centre", "end"]
 
 
@@ -120,6 +122,101 @@ def score_course(
         "n_permutations": len(test.null),
         "levels": [_level_facts(level, course) for level, course in courses.items()],
         "clusters": _cluster_facts(test, windows),
+    }
+    return scores, facts
+
+
+def feature_sets(stimuli: Stimuli, ids: Sequence[str]) -> dict[str, np.ndarray] | str:
+    """Return what is early and what is late in images, for `metrics.unique_variance`, or why that is not known.
+
+    Early are the leading components of colours averaged over a grid of 4 by 4, low-level and bound to their place; late are the
+    category and, where it is known, the kind of place.
+    """
+    attributes = stimuli.attributes
+    if attributes is None or "category" not in attributes.columns:
+        return "the categories of the images are not known"
+    images = stimuli.images(list(ids)).astype(np.float64)
+    height, width = (size // GRID * GRID for size in images.shape[1:3])
+    if not height or not width:
+        return f"images of {images.shape[1]} x {images.shape[2]} pixels have no grid of {GRID} by {GRID}"
+    blocks = images[:, :height, :width].reshape(len(images), GRID, height // GRID, GRID, width // GRID, 3)
+    early = leading_components(blocks.mean(axis=(2, 4)).reshape(len(images), -1), EARLY_COMPONENTS)
+    known = attributes.reindex([str(i) for i in ids])
+    columns = [known[name].astype(str) for name in ("category", "place") if name in known.columns]
+    late = np.concatenate([(c.to_numpy()[:, None] == np.unique(c)[None]) for c in columns], axis=1)
+    return {"early": early, "late": late.astype(np.float64)}
+
+
+def score_unique_variance(
+    windows: Sequence[Window],
+    predicted: np.ndarray,
+    sets: Mapping[str, np.ndarray],
+    settings: Settings,
+    *,
+    model: str,
+    target: str,
+) -> tuple[list[Score], dict[str, Any]]:
+    """Score what early and late features explain of the predictions alone, window by window.
+
+    Parameters
+    ----------
+    windows : sequence of Window
+    predicted : array of shape (windows, images, latents)
+    sets : mapping of ``early`` and ``late`` to array of shape (images, features)
+    settings : Settings
+    model, target : str
+
+    Returns
+    -------
+    list of Score
+    dict
+        JSON-like, for `report.time_courses`.
+    """
+    found = unique_variance(predicted, sets["early"], sets["late"])
+    times = np.array([w.centre for w in windows])
+    courses = {
+        name: time_course(
+            values,
+            times,
+            chance=0.0,
+            before=ends_before_onset(windows),
+            units=settings.units,
+            over=settings.unit,
+            seed=settings.seed,
+            n_resamples=settings.n_bootstrap,
+        )
+        for name, values in (("early", found.first), ("late", found.second))
+    }
+    scores = [
+        Score(
+            subject=settings.subject,
+            metric=f"unique_variance_{name}",
+            value=float(course.mean[k]),
+            time_start=round(window.time_start, 6),
+            time_stop=round(window.time_stop, 6),
+            ci_low=float(course.low[k]),
+            ci_high=float(course.high[k]),
+            ci_over=settings.unit,
+            chance=0.0,
+            n=predicted.shape[1],
+            n_subjects=1,
+            candidates="all",
+            level="mean-prediction",
+            model=model,
+            target=target,
+            split=settings.split,
+        )
+        for name, course in courses.items()
+        for k, window in enumerate(windows)
+    ]
+    facts = {
+        "model": model,
+        "metric": "unique_variance",
+        "gallery": predicted.shape[1],
+        "chance": 0.0,
+        "times": times.tolist(),
+        "levels": [_level_facts(name, course) for name, course in courses.items()],
+        "n_features": list(found.n_features),
     }
     return scores, facts
 
