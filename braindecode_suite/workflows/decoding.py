@@ -19,6 +19,8 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
+from braindecode_suite.datasets.bids_meg import prepare as prepare_recordings
+from braindecode_suite.datasets.meg_runs import EpochRows
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
@@ -50,6 +52,21 @@ FEWEST_VALIDATION_IMAGES = 2
 """The least among which a validation image can be told from another."""
 MOST_TRAINING_IMAGES = 1000
 """Training images that the mean-image control averages, at most."""
+
+
+def open_study(job: Job, options: Mapping[str, Any], data_dir: Path | None = None) -> Study:
+    """Open the job's subject; raw MEG and EEG is filtered at once, since only then is it known which sensors are missing.
+
+    Parameters
+    ----------
+    job : Job
+    options : mapping
+        Of the dataset.
+    data_dir : Path, optional
+        By default the job's own.
+    """
+    study = job.dataset.open(data_dir or job.data_dir, job.subject, job.work_dir, **options)
+    return prepare_recordings(study) if isinstance(study.responses, EpochRows) else study
 
 
 @dataclass(kw_only=True, eq=False)
@@ -152,7 +169,7 @@ class Decoding:
         """Do everything for one subject, up to what is saved."""
         config, job = self.config, self.job
         with steps.block("open the study"):
-            study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **config.dataset_options)
+            study = open_study(job, config.dataset_options)
             if study.stimuli is None:
                 raise InputError(
                     f"subject {job.subject}", expected="images that were shown", found="unlabelled recordings"

@@ -16,7 +16,7 @@ from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
 from braindecode_suite.workflows.configuration import merge
-from braindecode_suite.workflows.decoding import Decoded, Decoding
+from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
@@ -225,7 +225,7 @@ class MegWorkflow:
         job, config = self.job, self.config
         where, options = " (causal filters)", {**config.dataset_options, "phase": "causal"}
         target, gallery = decoded.targets["retrieval"], decoded.true["test"]
-        study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **options)
+        study = open_study(job, options)
         prepared = self.decoding.prepare(study, self.decoding.split(study, self.decoding.protocol, target))
         scored = self.decoding.brief(steps, prepared, decoded.targets, where, frozenset(), Ceilings())
         named = f"{prepared.split.protocol}{where}"
@@ -270,7 +270,7 @@ class MegWorkflow:
             parameters = {**config.simulation, "jitter_ms": int(jitter)}
             with steps.block(f"simulate{where}"):
                 dataset.write(data_dir, **parameters)
-                study = dataset.open(data_dir, job.subject, job.work_dir, **config.dataset_options)
+                study = open_study(job, config.dataset_options, data_dir)
             split = self.decoding.split(study, self.decoding.protocol, decoded.targets["retrieval"])
             gallery = decoded.true["test"]
             check_match(
