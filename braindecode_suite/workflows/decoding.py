@@ -65,7 +65,11 @@ def open_study(job: Job, options: Mapping[str, Any], data_dir: Path | None = Non
     data_dir : Path, optional
         By default the job's own.
     """
-    study = job.dataset.open(data_dir or job.data_dir, job.subject, job.work_dir, **options)
+    return filtered(job.dataset.open(data_dir or job.data_dir, job.subject, job.work_dir, **options))
+
+
+def filtered(study: Study) -> Study:
+    """Return a study of raw recordings with all runs filtered and unusable sensors flagged, any other as it is."""
     return prepare_recordings(study) if isinstance(study.responses, EpochRows) else study
 
 

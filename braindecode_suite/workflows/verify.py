@@ -17,6 +17,7 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_features, make_target
+from braindecode_suite.workflows.decoding import filtered
 from braindecode_suite.workflows.encode_fitting import mean_tokens
 from braindecode_suite.workflows.encode_verify import encoding_figures_again
 from braindecode_suite.workflows.fitting import prepare
@@ -196,8 +197,7 @@ def recompute_encoding(
 
 def open_study(run: Mapping[str, Any], data_dir: Path, work_dir: Path, subject: str) -> Study:
     """Open the study that a model was fitted on, with the same options."""
-    study: Study = DATASETS[run["dataset"]].open(data_dir, subject, work_dir, **run["dataset_options"])
-    return study
+    return filtered(DATASETS[run["dataset"]].open(data_dir, subject, work_dir, **run["dataset_options"]))
 
 
 def check_split(run: Mapping[str, Any], split: Split, data_dir: Path) -> None:
