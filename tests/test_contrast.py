@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from braindecode_suite.learning.contrast import (
     sig_lip,
 )
 
+KINDS: tuple[Any, ...] = ("one-sided", "symmetric", "siglip")
 IDS = ["a", "b", "c", "a", "d", "e"]
 
 
@@ -83,7 +85,7 @@ def test_a_learned_scale_is_asked_for_and_does_not_exceed_100() -> None:
 
 
 @pytest.mark.parametrize("kind", ["one-sided", "symmetric", "siglip"])
-def test_the_softmax_is_in_single_precision_under_autocast(kind: str) -> None:
+def test_the_softmax_is_in_single_precision_under_autocast(kind: Any) -> None:
     predicted, true = draw()
     logit = None if kind == "one-sided" else LogitScale(kind)
     plain = contrast(kind, predicted, true, IDS, logit)
@@ -94,7 +96,7 @@ def test_the_softmax_is_in_single_precision_under_autocast(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["symmetric", "siglip"])
-def test_the_learned_scale_has_a_gradient(kind: str) -> None:
+def test_the_learned_scale_has_a_gradient(kind: Any) -> None:
     logit = LogitScale(kind)
     contrast(kind, *draw(), IDS, logit).backward()
     assert all(p.grad is not None and float(p.grad.abs()) > 0 for p in logit.parameters())
@@ -116,7 +118,7 @@ def _work(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     predicted, true = draw()
     mine = slice(3 * rank, 3 * rank + 3)
-    for kind in ("one-sided", "symmetric", "siglip"):
+    for kind in KINDS:
         logit = None if kind == "one-sided" else LogitScale(kind)
         own = predicted[mine].clone().requires_grad_()
         loss = contrast(kind, own, true[mine], IDS[mine], logit)
@@ -127,7 +129,7 @@ def _work(rank: int, folder: str) -> None:
 
 def test_two_devices_contrast_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
-    for kind in ("one-sided", "symmetric", "siglip"):
+    for kind in KINDS:
         parts = [torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in (0, 1)]
         predicted, true = draw()
         predicted.requires_grad_()
@@ -136,4 +138,5 @@ def test_two_devices_contrast_as_one_with_the_whole_batch(tmp_path: Path) -> Non
         assert_allclose((parts[0]["loss"] + parts[1]["loss"]) / 2, whole.detach(), rtol=1e-5)
         # data-parallel training averages the devices' gradients
         gradient = torch.cat([part["gradient"] for part in parts]) / 2
+        assert predicted.grad is not None
         assert_allclose(gradient, predicted.grad, atol=1e-6)

@@ -34,6 +34,7 @@ from braindecode_suite.encoders.sensor_task import RoleTarget, SensorTask
 from braindecode_suite.learning.contrast import contrast
 from braindecode_suite.learning.low_rank import LowRankLatents
 from braindecode_suite.learning.routing import RoutingConfig
+from braindecode_suite.learning.sensor_trials import sensor_space
 from braindecode_suite.learning.synthetic import (
     TableTarget,
     make_latents,
@@ -166,6 +167,7 @@ def test_nice_and_atm_have_the_sizes_of_their_tables() -> None:
 
 def test_a_block_is_two_residual_dilated_convolutions_and_a_gated_one() -> None:
     torch.manual_seed(0)
+    block: Any
     block, x = ConvolutionBlock(5, 5, 2, 0.0).eval(), torch.randn(2, 5, 30)
     y = x
     for k, dilation in ((0, 4), (1, 8)):
@@ -205,6 +207,7 @@ def test_pooling_is_that_of_its_formula_on_the_widened_samples(kind: str) -> Non
     else:
         assert pool.attention is not None
         first, last = pool.attention[0], pool.attention[2]
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         scores = torch.tanh(wide.transpose(1, 2) @ first.weight.T + first.bias) @ last.weight[0]
         expected = (wide * scores.softmax(dim=1)[:, None]).sum(dim=2)
     assert_allclose(pool(x).detach(), expected.detach(), atol=1e-5)
@@ -412,9 +415,9 @@ def test_growing_windows_are_of_random_length_and_validated_at_several(
 def test_a_window_that_ends_early_does_not_know_what_follows(world: World, fitted: MegModule) -> None:
     changed = [replace(study, responses=np.array(study.responses)) for study in world.studies]
     for study in changed:
-        study.responses[:, :, 12:] = 50.0
+        np.asarray(study.responses)[:, :, 12:] = 50.0
     cohort = Cohort(tuple(changed), world.test.rows)
-    times = world.studies[0].space.times  # type: ignore[union-attr]
+    times = sensor_space(world.studies[0]).times
     before, after = (fitted.predict(c, until=times[11]) for c in (world.test, cohort))
     for role in before:
         assert_array_equal(before[role].values, after[role].values)
@@ -427,7 +430,7 @@ def test_a_window_that_ends_early_does_not_know_what_follows(world: World, fitte
 def test_a_model_of_whole_trials_cannot_be_asked_earlier(
     world: World, tmp_path: Path, fitted: MegModule
 ) -> None:
-    with pytest.raises(InputError, match="`until`: expected at least -0.05 seconds; found -1"):
+    with pytest.raises(InputError, match=r"`until`: expected at least -0\.05 seconds; found -1"):
         fitted.predict(world.test, until=-1.0)
     model = MegModule(small(), FitContext(work_dir=tmp_path))
     model.facts_, model.network_ = fitted.facts_, fitted.network_

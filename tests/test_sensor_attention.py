@@ -120,9 +120,14 @@ def test_weights_are_computed_once_in_evaluation_and_again_when_the_heads_change
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer, (x, positions) = SensorAttention(6, n_frequencies=5).eval(), draw()
-    calls = []
+    calls: list[int] = []
     scores = layer.scores
-    monkeypatch.setattr(layer, "scores", lambda p: calls.append(1) or scores(p))
+
+    def counted(where: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return scores(where)
+
+    monkeypatch.setattr(layer, "scores", counted)
     with torch.no_grad():
         first = layer(x, positions, FIRST)
         assert torch.equal(layer(x, positions, FIRST), first)
@@ -145,7 +150,7 @@ def test_sensors_in_the_disc_are_banned_and_a_layout_inside_it_keeps_all() -> No
 
 
 def test_dropout_bans_sensors_in_training_only() -> None:
-    layer, (x, positions) = SensorAttention(6, n_frequencies=5), draw(sensors=40)
+    layer, (_, positions) = SensorAttention(6, n_frequencies=5), draw(sensors=40)
     torch.manual_seed(0)
     banned = [(layer.weights(positions)[0] == 0).any(dim=0).sum() for _ in range(20)]
     assert max(banned) > 1

@@ -135,7 +135,9 @@ class SensorMixing(nn.Module):
         tokens = self.dropout(tokens)
         allowed = torch.cat([torch.ones_like(seen[:, :1]), seen], dim=1)[:, None, None]
         attended = nn.functional.scaled_dot_product_attention(
-            *(self._split(layer(tokens)) for layer in (self.query, self.key, self.value)),
+            self._split(self.query(tokens)),
+            self._split(self.key(tokens)),
+            self._split(self.value(tokens)),
             attn_mask=allowed,
             dropout_p=self.p if self.training else 0.0,
         )  # (batch, heads, 1 + sensors, width / heads)

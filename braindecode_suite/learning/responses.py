@@ -156,23 +156,34 @@ class SubjectResponses:
 class _FlatRows:
     """Responses (trials, channels, times), preprocessed, with the times of a channel side by side."""
 
-    def __init__(self, study: Study) -> None:
-        n_trials, channels, times = study.responses.shape
-        self.study, self.shape, self.dtype = study, (n_trials, channels * times), np.dtype(np.float32)
+    def __init__(self, study: Study, every: int = 1) -> None:
+        n_trials, channels, times = len(study.responses), int(study.kept.sum()), study.responses.shape[2]
+        self.starts = np.arange(0, times, every)
+        self.counts = np.diff([*self.starts, times]).astype(np.float32)
+        self.study, self.dtype = study, np.dtype(np.float32)
+        self.shape = (n_trials, channels * len(self.starts))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         values = self.study.read(rows)
+        if len(self.starts) < values.shape[2]:
+            values = np.add.reduceat(values, self.starts, axis=2) / self.counts
         return values.reshape(len(values), -1)
 
 
-def flatten_times(study: Study) -> tuple[Study, tuple[int, ...]]:
+def flatten_times(study: Study, *, every: int = 1) -> tuple[Study, tuple[int, ...]]:
     """Return a study of (trials, units) whose units are channels with their times side by side, and the shape of a response.
 
     A study without times comes back as it is. The recipe has been applied in what comes back; the space is still that of the
     channels.
+
+    Parameters
+    ----------
+    study : Study
+    every : int
+        So many neighbouring samples are averaged.
 
     Raises
     ------
@@ -188,6 +199,8 @@ def flatten_times(study: Study) -> tuple[Study, tuple[int, ...]]:
         )
     if len(shape) == 1:
         return study, shape
-    valid = None if study.valid is None else np.repeat(study.valid, shape[1])
-    flat = replace(study, responses=_FlatRows(study), recipe=None, noise=None, valid=valid)
-    return flat, shape
+    rows = _FlatRows(study, every)
+    n_times = len(rows.starts)
+    valid = None if study.valid is None else np.repeat(study.valid[study.kept], n_times)
+    flat = replace(study, responses=rows, recipe=None, noise=None, valid=valid)
+    return flat, (shape[0], n_times)

@@ -183,12 +183,13 @@ def cached_ridge_cv(
     *,
     folds: np.ndarray,
     alphas: Sequence[float] | np.ndarray = RELATIVE_ALPHAS,
+    max_memory: int = MAX_MEMORY,
 ) -> RidgeFit:
     """Return `ridge_cv`, kept in a folder under a hash of all it was given: models that start from ridge share it."""
     key = {"ridge": data_hash(X, Y, np.asarray(folds), np.asarray(alphas, dtype=np.float64))}
 
     def compute() -> np.ndarray:
-        fit = ridge_cv(X, Y, folds=folds, alphas=alphas)
+        fit = ridge_cv(X, Y, folds=folds, alphas=alphas, max_memory=max_memory)
         rows = np.vstack([fit.coef, fit.intercept[None], fit.alpha[None], fit.cv_r2])
         grid = np.concatenate([np.zeros(len(fit.coef) + 2), fit.alphas])
         return np.column_stack([rows, grid]).astype(fit.coef.dtype)
