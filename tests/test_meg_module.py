@@ -207,7 +207,8 @@ def test_pooling_is_that_of_its_formula_on_the_widened_samples(kind: str) -> Non
     else:
         assert pool.attention is not None
         first, last = pool.attention[0], pool.attention[2]
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
         scores = torch.tanh(wide.transpose(1, 2) @ first.weight.T + first.bias) @ last.weight[0]
         expected = (wide * scores.softmax(dim=1)[:, None]).sum(dim=2)
     assert_allclose(pool(x).detach(), expected.detach(), atol=1e-5)
@@ -403,7 +404,12 @@ def test_growing_windows_are_of_random_length_and_validated_at_several(
 ) -> None:
     task, lengths = world.task(small(window="growing"), shortest=5), []
     forward = task.network.forward
-    monkeypatch.setattr(task.network, "forward", lambda x, *a: lengths.append(x.shape[2]) or forward(x, *a))
+
+    def noted(x: torch.Tensor, *others: torch.Tensor) -> Any:
+        lengths.append(x.shape[2])
+        return forward(x, *others)
+
+    monkeypatch.setattr(task.network, "forward", noted)
     for seed in range(60):
         task.loss(np.arange(8), moment(seed))
     assert set(lengths) == set(range(5, 21))
