@@ -152,7 +152,131 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--participant-label", "--participant_label", type=subject_label, metavar="LABEL")
     verify.add_argument("--work-dir", type=Path, help="scratch folder, a temporary one by default")
     verify.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    _streaming(commands)
     return parser
+
+
+def _streaming(commands: argparse._SubParsersAction[Parser]) -> None:
+    stream = commands.add_parser(
+        "stream", help="decode a recording while it runs, or replay one", allow_abbrev=False
+    )
+    stream.add_argument(
+        "model_dir", metavar="MODEL_DIR", type=Path, help="a saved model with a stream/ folder"
+    )
+    stream.add_argument(
+        "--source",
+        choices=("file", "lsl", "log"),
+        default="file",
+        help="replay a recording (default), receive Lab Streaming Layer, or run a log again",
+    )
+    stream.add_argument(
+        "--recording",
+        type=Path,
+        metavar="PATH",
+        help="what to replay, relative to --data-dir if given; or the log",
+    )
+    stream.add_argument("--data-dir", type=Path, help="the BIDS folder of the recording; needed for --parity")
+    stream.add_argument(
+        "--events", type=Path, metavar="FILE", help="events of the recording, by default its own events.tsv"
+    )
+    stream.add_argument("--stream", default="", metavar="NAME", help="stream of samples of --source lsl")
+    stream.add_argument("--markers", default="", metavar="NAME", help="stream of markers of --source lsl")
+    stream.add_argument(
+        "--trigger", default="", metavar="CHANNEL", help="channel whose values say when a picture appears"
+    )
+    stream.add_argument(
+        "--trigger-values",
+        nargs="+",
+        default=[],
+        type=int,
+        metavar="N",
+        help="values that mean a picture; all but 0 by default",
+    )
+    stream.add_argument(
+        "--offset",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="from the trigger to the picture, as a photodiode shows it",
+    )
+    stream.add_argument(
+        "--bad",
+        nargs="+",
+        default=[],
+        metavar="SENSOR",
+        help="sensors to mask, besides those that the recording calls bad",
+    )
+    stream.add_argument(
+        "--speed",
+        type=stream_speed,
+        default=1.0,
+        metavar="X",
+        help="of a replay: 1 as recorded (default), 4 four times as fast, max as fast as it can",
+    )
+    stream.add_argument(
+        "--chunk",
+        type=int,
+        metavar="N",
+        help="samples in a chunk of a replay, 25 ms by default; what your acquisition system sends",
+    )
+    stream.add_argument(
+        "--hop",
+        type=float,
+        metavar="MS",
+        help="between two answers; by default the shortest that this machine keeps up with",
+    )
+    stream.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="decide, and stop looking at a picture, at this probability",
+    )
+    stream.add_argument("--top", type=int, default=5, metavar="K", help="candidates named in an answer")
+    stream.add_argument("--seconds", type=float, metavar="S", help="stop after so much of the recording")
+    stream.add_argument(
+        "--silence",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="without a sample, after which the stream has stopped",
+    )
+    stream.add_argument(
+        "--page", type=int, metavar="PORT", help="show it on http://127.0.0.1:PORT (0: any free port)"
+    )
+    stream.add_argument(
+        "--preview",
+        action="store_true",
+        help="draw a picture of the latest prediction on the page, by the model's generator",
+    )
+    stream.add_argument(
+        "--log", type=Path, metavar="FILE", help="write everything, a JSON object a line; a new file"
+    )
+    stream.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    stream.add_argument(
+        "--parity",
+        action="store_true",
+        help="compare with the offline pipeline; exit code 1 where they differ by more than 1e-4",
+    )
+    stream.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+
+
+def stream_speed(text: str) -> float | None:
+    """Return how fast to replay, None for as fast as it can.
+
+    Examples
+    --------
+    >>> stream_speed("max"), stream_speed("2")
+    (None, 2.0)
+    """
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, or max; found {text!r}")
+    return speed
 
 
 def _participants(parser: argparse.ArgumentParser, text: str) -> None:
@@ -189,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fetch": lambda: _fetch(arguments),
         "doctor": lambda: _doctor(arguments.device),
         "verify": lambda: _verify(arguments),
+        "stream": lambda: _stream(arguments),
     }
     try:
         return commands[arguments.command]()
@@ -322,3 +447,17 @@ def _verify(arguments: argparse.Namespace) -> int:
         work_dir=arguments.work_dir,
         device=resolve_device(arguments.device),
     )
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    from braindecode_suite.core.device import resolve_device
+    from braindecode_suite.workflows.stream import StreamJob, stream
+
+    facts = {key: value for key, value in vars(arguments).items() if key != "command"}
+    facts |= {
+        "offset": arguments.offset / 1000,
+        "trigger_values": tuple(arguments.trigger_values),
+        "bad": tuple(arguments.bad),
+        "device": resolve_device(arguments.device),
+    }
+    return stream(StreamJob(**facts))

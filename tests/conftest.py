@@ -166,6 +166,14 @@ def simulated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def stream_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small MEG study and a model of growing windows saved with what live decoding needs; never changed."""
+    from tests.stream_world import make_world
+
+    return make_world(tmp_path_factory.mktemp("stream"))
+
+
 FAST_RUN = (
     "simulation={size: seconds, formats: [hdf5, nii.gz]}",
     "n_seeds=2",

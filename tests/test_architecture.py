@@ -35,6 +35,8 @@ OWNERS = {
     "transformers": {"decoders/captions.py"},
     "mne": {"datasets/", "report/", "core/sensors.py"},
     "mne_bids": {"datasets/"},
+    "mne_lsl": {"datasets/stream_lsl.py"},
+    "aiohttp": {"workflows/stream_page.py"},
     "nibabel": {"datasets/", "report/", "core/spaces.py"},
     "nilearn": {"datasets/", "report/", "core/spaces.py"},
     "himalaya": set(),

@@ -22,8 +22,11 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import TRIAL_COLUMNS, Responses, Stimuli
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.datasets.simulate_bold import BoldParameters, write_bold_study
+from braindecode_suite.datasets.simulated_meg import SIMULATED_MEG
 from tests.category_files import write_bonner81, write_kriegeskorte92
+from tests.eeg2_files import write_eeg2
 from tests.haxby_files import write_haxby
+from tests.meg_files import write_meg
 from tests.parcels_files import write_parcels
 from tests.release_writers import write_algonauts, write_bold5000, write_god, write_things
 
@@ -63,6 +66,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "bonner81": write_bonner81,
     "kriegeskorte92": write_kriegeskorte92,
     "bids-fmri": lambda folder: write_bold_study(folder, BoldParameters(runs=3)),
+    "bids-meg": lambda folder: write_meg(folder, sessions=3, runs=1),
+    "things-eeg2": write_eeg2,
+    "simulated-meg": lambda folder: SIMULATED_MEG.write(folder, size="seconds"),
 }
 
 

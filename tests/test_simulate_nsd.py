@@ -32,6 +32,7 @@ from braindecode_suite.datasets.simulate_parameters import (
     VoxelParameters,
     parameter_sources,
 )
+from braindecode_suite.datasets.simulate_pictures import Album, picture
 from braindecode_suite.datasets.simulate_scenes import (
     CATEGORIES,
     Scene,
@@ -208,9 +209,7 @@ def test_signals_have_mean_zero_and_deviation_one_over_the_reference():
 @pytest.mark.parametrize("structure", ["linear", "mixed", "routed"])
 def test_a_structure_has_the_kinds_of_voxel_it_names(structure):
     parameters = SimulationParameters(options=SimulationOptions(size="seconds", structure=structure))
-    reference = simulate_nsd._picture(
-        [draw_scene(2_900_000 + k) for k in range(20)], simulate_nsd.Album(64), parameters
-    )
+    reference = picture([draw_scene(2_900_000 + k) for k in range(20)], Album(64), parameters.voxels)
     anatomy = make_anatomy((12, 14, 10), 300, PARAMETERS.stream_shares)
     model = simulate_nsd._signal_model(anatomy, parameters, np.random.default_rng(0), reference)
     share = {kind: np.mean(model.population.kind == kind) for kind in KINDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Detrend:
     order: int = 1
     by: tuple[str, ...] = ("session", "run")
     time: str = "onset"
-    runs: tuple[tuple[Any, ...], ...] = ()
+    runs: tuple[tuple[str, ...], ...] = ()
     centre: np.ndarray | None = None  # (runs,)
     width: np.ndarray | None = None  # (runs,)
     weights: np.ndarray | None = None  # (runs, order + 1, units)
@@ -110,12 +111,25 @@ class Detrend:
         """Return the fitted arrays, for a checkpoint."""
         if self.centre is None or self.width is None or self.weights is None:
             return {}
-        runs = np.array(["\t".join(map(str, run)) for run in self.runs])
+        runs = np.array(["\t".join(run) for run in self.runs])
         return {"runs": runs, "centre": self.centre, "width": self.width, "weights": self.weights}
 
     def describe(self) -> dict[str, Any]:
         """Return the step's parameters."""
-        return {"name": self.name, "order": self.order, "by": list(self.by), "scope": self.scope}
+        return {
+            "name": self.name,
+            "order": self.order,
+            "by": list(self.by),
+            "time": self.time,
+            "scope": self.scope,
+        }
 
-    def _keys(self, trials: pd.DataFrame) -> list[tuple[Any, ...]]:
-        return list(zip(*(trials[column] for column in self.by), strict=True))
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Detrend:
+        """Return the step that `describe` and `state` came from."""
+        runs = tuple(tuple(run.split("\t")) for run in arrays.get("runs", np.empty(0, str)).tolist())
+        parts = (arrays.get("centre"), arrays.get("width"), arrays.get("weights"))
+        return cls(facts["order"], tuple(facts["by"]), facts["time"], runs, *parts)
+
+    def _keys(self, trials: pd.DataFrame) -> list[tuple[str, ...]]:
+        return list(zip(*(trials[column].astype(str) for column in self.by), strict=True))

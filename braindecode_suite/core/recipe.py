@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,8 +11,21 @@ import pandas as pd
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
+from braindecode_suite.core.registry import Registry
 
 SCOPES = ("train", "heldout-block", "as-released")
+STEPS = Registry(
+    "recipe step",
+    {
+        "z-score": "braindecode_suite.core.recipe:ZScore",
+        "select-units": "braindecode_suite.core.recipe:SelectUnits",
+        "detrend": "braindecode_suite.core.detrend:Detrend",
+        "keep-reliable": "braindecode_suite.core.reliability:KeepReliable",
+        "robust-scale": "braindecode_suite.core.epoch_steps:RobustScale",
+        "baseline": "braindecode_suite.core.epoch_steps:Baseline",
+        "clip": "braindecode_suite.core.epoch_steps:Clip",
+    },
+)
 
 
 class Step(Protocol):
@@ -34,6 +47,9 @@ class Step(Protocol):
     def state(self) -> dict[str, np.ndarray]: ...
 
     def describe(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Step: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +132,22 @@ class ZScore:
         """Return the fitted arrays, for a checkpoint."""
         if self.levels is None or self.mean is None or self.scale is None:
             return {}
-        return {"levels": np.asarray(self.levels), "mean": self.mean, "scale": self.scale}
+        levels = np.asarray(self.levels)
+        return {
+            "levels": levels.astype(str) if levels.dtype == object else levels,
+            "mean": self.mean,
+            "scale": self.scale,
+        }
 
     def describe(self) -> dict[str, Any]:
         """Return the step's parameters."""
         return {"name": self.name, "by": self.by, "scope": self.scope}
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ZScore:
+        """Return the step that `describe` and `state` came from."""
+        by = tuple(facts["by"]) if isinstance(facts["by"], list) else facts["by"]
+        return cls(by, facts["scope"], arrays.get("levels"), arrays.get("mean"), arrays.get("scale"))
 
     def _keys(self, trials: pd.DataFrame) -> np.ndarray:
         if self.by is None:
@@ -155,6 +182,11 @@ class SelectUnits:
     def describe(self) -> dict[str, Any]:
         """Return the number of units kept."""
         return {"name": self.name, "kept": int(self.keep.sum()), "of": len(self.keep)}
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> SelectUnits:
+        """Return the step that `state` came from."""
+        return cls(arrays["keep"].astype(bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +233,23 @@ class Recipe:
         return {
             f"{i}.{key}": value for i, step in enumerate(self.steps) for key, value in step.state().items()
         }
+
+    def frozen(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the fitted recipe as what a model folder holds: facts for JSON, numbers for safetensors; see `from_frozen`."""
+        arrays = {name: np.asarray(value) for name, value in self.state().items()}
+        words = {name: value.tolist() for name, value in arrays.items() if value.dtype.kind in "OU"}
+        numbers = {name: value for name, value in arrays.items() if name not in words}
+        return {"steps": self.describe(), "words": words}, numbers
+
+    @classmethod
+    def from_frozen(cls, facts: Mapping[str, Any], numbers: Mapping[str, np.ndarray]) -> Recipe:
+        """Return the recipe that `frozen` took apart."""
+        arrays = {**{name: np.array(words, str) for name, words in facts["words"].items()}, **numbers}
+        steps = []
+        for k, step in enumerate(facts["steps"]):
+            own = {n.partition(".")[2]: a for n, a in arrays.items() if n.partition(".")[0] == str(k)}
+            steps.append(STEPS[step["name"]].restore(step, own))
+        return cls(tuple(steps))
 
     @property
     def keep(self) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,12 @@ class KeepReliable:
         if self.keep is not None:
             facts |= {"kept": int(self.keep.sum()), "of": len(self.keep)}
         return facts
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> KeepReliable:
+        """Return the step that `describe` and `state` came from."""
+        keep = arrays["keep"].astype(bool) if "keep" in arrays else None
+        return cls(facts["threshold"], facts["by"], keep, arrays.get("share"))
 
 
 class _Rows:

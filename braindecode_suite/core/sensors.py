@@ -65,7 +65,9 @@ class SensorSpace:
             raise InputError("`sfreq`", expected="samples a second above 0", found=str(self.sfreq))
         check_shape("times", self.times, "times")
         for session, where in self.positions.items():
-            check_shape(f"positions[{session!r}]", where, "sensors coordinates", sensors=self.n_units, coordinates=2)
+            check_shape(
+                f"positions[{session!r}]", where, "sensors coordinates", sensors=self.n_units, coordinates=2
+            )
         if self.locations is not None:
             check_shape("locations", self.locations, "sensors numbers", sensors=self.n_units, numbers=12)
         check_rois(self.rois, self.n_units)

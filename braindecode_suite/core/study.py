@@ -13,6 +13,7 @@ from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.noise import noise_ceiling
 from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.signal import SignalRecipe
 from braindecode_suite.core.spaces import Space
 
 TRIAL_COLUMNS = ("stimulus_id", "session", "run", "repeat", "onset")
@@ -127,6 +128,8 @@ class Study:
         recipe keeps.
     recipe : Recipe or None
         Fitted preprocessing applied when rows are read; None means as released.
+    signal : SignalRecipe or None
+        What the continuous recordings went through before the responses were cut from them; None where that is not known.
     provenance : dict
         Files, versions, terms of use, and ``warnings`` (list of str) for the report. Never read by models.
     """
@@ -141,6 +144,7 @@ class Study:
     noise: Noise | None = None
     valid: np.ndarray | None = None
     recipe: Recipe | None = None
+    signal: SignalRecipe | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

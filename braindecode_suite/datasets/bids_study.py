@@ -21,7 +21,7 @@ from braindecode_suite.datasets.bids_layout import NATIVE, find_derivatives, fin
 from braindecode_suite.datasets.bids_series import BoldSpace, open_space, read_header
 from braindecode_suite.datasets.bids_surface import mesh_of, read_surface_mask
 from braindecode_suite.datasets.glmsingle import TUNED, Conversion, find_outputs, match_runs
-from braindecode_suite.datasets.image_files import IMAGE_SUFFIXES, ImageFiles, match_images, pick_image
+from braindecode_suite.datasets.image_files import open_stimuli
 from braindecode_suite.datasets.lab_files import check_inside
 from braindecode_suite.datasets.single_trial_betas import Estimation, Model, combine_trials
 from braindecode_suite.datasets.single_trial_design import (
@@ -287,7 +287,7 @@ def _make_study(
     warnings: list[str],
     provenance: dict[str, Any],
 ) -> Study:
-    stimuli, image_warnings = _open_stimuli(data_dir, trials, options)
+    stimuli, image_warnings = open_stimuli(data_dir, trials, options.stimuli, options.image_side)
     if trials["repeat"].max() == 1:
         warnings.append("no stimulus repeats: there is no noise ceiling")
     study = Study(
@@ -354,29 +354,3 @@ def _read_rois(options: BidsFmriOptions, space: BoldSpace, where: Path) -> BoldS
         check_grid(Path(file), region.shape, affine, where, space.inverse_transform(np.zeros(space.n_units)))
         rois[name] = region[space.mask]
     return replace(space, rois=rois)
-
-
-def _open_stimuli(
-    data_dir: Path, trials: pd.DataFrame, options: BidsFmriOptions
-) -> tuple[ImageFiles | None, list[str]]:
-    """Find the image of every stimulus id: a path below ``stimuli``, with or without its suffix."""
-    folder = data_dir / (options.stimuli or "stimuli")
-    root = folder if options.stimuli else data_dir
-    ids = list(dict.fromkeys(trials["stimulus_id"]))
-    found: dict[str, Path] = {}
-    for stimulus_id in ids:
-        candidates = [folder / stimulus_id, *(folder / f"{stimulus_id}{suffix}" for suffix in IMAGE_SUFFIXES)]
-        pictures = [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES]
-        if (path := pick_image(stimulus_id, pictures)) is not None:
-            found[stimulus_id] = check_inside(root, path)
-    attributes, warnings = None, []
-    if "category" in trials.columns:
-        known = trials.groupby("stimulus_id")["category"].unique()
-        if known.map(len).max() == 1:
-            attributes = pd.DataFrame({"category": known.map(lambda names: names[0]).loc[ids]})
-            attributes.index.name = "stimulus_id"
-        else:
-            several = known.index[known.map(len) > 1][0]
-            warnings.append(f"stimulus {several} has several categories: the column category is left out")
-    stimuli, missing = match_images(found, ids, attributes, options.image_side)
-    return stimuli, [*warnings, *missing]

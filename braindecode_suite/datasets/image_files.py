@@ -168,6 +168,48 @@ def match_images(
     return ImageFiles({i: found[i] for i in wanted}, attributes, side), []
 
 
+def open_stimuli(
+    data_dir: Path, trials: pd.DataFrame, stimuli: str = "", side: int | None = None
+) -> tuple[ImageFiles | None, list[str]]:
+    """Find the image of every stimulus id of a BIDS dataset: a path below ``stimuli``, with or without its suffix.
+
+    Parameters
+    ----------
+    data_dir : Path
+    trials : DataFrame
+        Its column ``category``, if there is one, becomes an attribute of the images.
+    stimuli : str
+        Folder of the images, where it is not ``stimuli``.
+    side : int, optional
+        Resize every image to a square of this many pixels.
+
+    Returns
+    -------
+    stimuli : ImageFiles or None
+    warnings : list of str
+    """
+    folder = data_dir / (stimuli or "stimuli")
+    root = folder if stimuli else data_dir
+    ids = list(dict.fromkeys(trials["stimulus_id"]))
+    found: dict[str, Path] = {}
+    for stimulus_id in ids:
+        candidates = [folder / stimulus_id, *(folder / f"{stimulus_id}{suffix}" for suffix in IMAGE_SUFFIXES)]
+        pictures = [path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES]
+        if (path := pick_image(stimulus_id, pictures)) is not None:
+            found[stimulus_id] = check_inside(root, path)
+    attributes, warnings = None, []
+    if "category" in trials.columns:
+        known = trials.groupby("stimulus_id")["category"].unique()
+        if known.map(len).max() == 1:
+            attributes = pd.DataFrame({"category": known.map(lambda names: names[0]).loc[ids]})
+            attributes.index.name = "stimulus_id"
+        else:
+            several = known.index[known.map(len) > 1][0]
+            warnings.append(f"stimulus {several} has several categories: the column category is left out")
+    images, missing = match_images(found, ids, attributes, side)
+    return images, [*warnings, *missing]
+
+
 def check_images(where: str, look: Callable[[], tuple[ImageFiles | None, list[str]]]) -> FileCheck:
     """Return the line of ``bds check`` about the images: how many there are, or that some are missing.
 

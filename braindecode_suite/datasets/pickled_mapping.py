@@ -35,9 +35,10 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 @dataclass(eq=False)
 class _Named:
-    """A name of numpy, or what a pickle would make with it; `state` is what it would be filled with."""
+    """A name of numpy, or what a pickle would make with it and `arguments`; `state` is what it would be filled with."""
 
     name: str
+    arguments: Any = None
     state: Any = None
 
 
@@ -138,8 +139,8 @@ def _step(path: Path, name: str, argument: Any, stack: list[Any], memo: dict[int
             raise InputError(path, expected="a dict of numbers and names", found=found, hint="it was not run")
         stack.append(_Named(argument))
     elif name == "REDUCE":
-        stack.pop()
-        stack[-1] = _Named(f"made by {_expect(stack[-1], _Named).name}")
+        arguments = stack.pop()
+        stack[-1] = _Named(f"made by {_expect(stack[-1], _Named).name}", arguments)
     elif name == "BUILD":
         state = stack.pop()
         _expect(stack[-1], _Named).state = state

@@ -29,23 +29,22 @@ from braindecode_suite.datasets.simulate_parameters import (
     StudySize,
     parameter_sources,
 )
-from braindecode_suite.datasets.simulate_scenes import (
-    STUDY_SEEDS_START,
-    Scene,
-    captions,
-    draw_matched,
-    draw_scene,
-    main_object,
-    render,
-    scene_params,
+from braindecode_suite.datasets.simulate_pictures import (
+    Album,
+    Pictured,
+    draw_distractors,
+    draw_reference,
+    picture,
+    study_seed,
+    write_distractors,
+    write_scenes,
 )
-from braindecode_suite.datasets.simulate_voxels import Floats, SignalModel, draw_population, picture_maps
+from braindecode_suite.datasets.simulate_scenes import Scene, draw_scene
+from braindecode_suite.datasets.simulate_voxels import Floats, SignalModel, draw_population
 
 FORMAT = 1
 """Raised when the same parameters would write other files."""
 BETAS = "betas_fithrf_GLMdenoise_RR"
-_SEEDS_A_STUDY = 1_000_000
-_DISTRACTOR_SEEDS, _REFERENCE_SEEDS, _DISTRACTORS_A_SCENE = 500_000, 900_000, 100
 _BLOCK = 256
 _TRIAL_SECONDS, _RUN_SECONDS = 4.0, 300.0
 _AFFINE = np.diag([1.8, 1.8, 1.8, 1.0])
@@ -69,25 +68,6 @@ class Design:
 
     order: NDArray[np.int64]
     images: NDArray[np.int64]
-
-
-class Album:
-    """Renders scenes at one size, and keeps the pictures until they take `limit` bytes."""
-
-    def __init__(self, side: int, limit: int = 512 * 2**20) -> None:
-        self.side, self._left = side, limit
-        self._kept: dict[Scene, NDArray[np.uint8]] = {}
-
-    def render(self, scenes: Sequence[Scene]) -> NDArray[np.uint8]:
-        """Return pictures of shape (scenes, side, side, 3)."""
-        return np.stack([self._kept[scene] if scene in self._kept else self._draw(scene) for scene in scenes])
-
-    def _draw(self, scene: Scene) -> NDArray[np.uint8]:
-        picture = render(scene, self.side)
-        if picture.nbytes <= self._left:
-            self._kept[scene] = picture
-            self._left -= picture.nbytes
-        return picture
 
 
 def write_study(data_dir: Path, options: SimulationOptions | None = None) -> None:
@@ -126,18 +106,19 @@ def write_study(data_dir: Path, options: SimulationOptions | None = None) -> Non
     size, seed = parameters.options.study_size, parameters.options.seed
     design = draw_design(size, seed)
     _write_design(data_dir, size, design)
-    scenes = [draw_scene(_seed(seed, k)) for k in range(size.n_stimuli)]
+    scenes = [draw_scene(study_seed(seed, k)) for k in range(size.n_stimuli)]
     album = Album(size.image_size)
     _write_stimuli(data_dir, album, scenes)
-    _write_scenes(data_dir, scenes, seed)
-    distractors = _draw_distractors(scenes, design.images[0, : size.n_shared], size.n_distractors, seed)
-    _write_distractors(data_dir, design.images[0, : size.n_shared], distractors, album)
+    simulation = data_dir / "simulation"
+    write_scenes(simulation, range(len(scenes)), scenes, seed)
+    distractors = draw_distractors(scenes, design.images[0, : size.n_shared], size.n_distractors, seed)
+    write_distractors(simulation, design.images[0, : size.n_shared], distractors, album)
     shared = [scenes[k] for k in design.images[0, : size.n_shared]]
-    common = _picture([*shared, *(scene for row in distractors for scene in row)], album, parameters)
-    seeds = [_seed(seed, _REFERENCE_SEEDS + k) for k in range(parameters.voxels.n_reference)]
-    reference = _picture([draw_scene(s) for s in seeds], album, parameters)
+    voxels = parameters.voxels
+    common = picture([*shared, *(scene for row in distractors for scene in row)], album, voxels)
+    reference = picture(draw_reference(seed, voxels.n_reference), album, voxels)
     for subject in range(1, size.n_subjects + 1):
-        own = _picture([scenes[k] for k in design.images[subject - 1, size.n_shared :]], album, parameters)
+        own = picture([scenes[k] for k in design.images[subject - 1, size.n_shared :]], album, voxels)
         _write_subject(data_dir, subject, parameters, design, common, own, reference)
     write_json(card, described)
 
@@ -171,21 +152,6 @@ def draw_design(size: StudySize, seed: int) -> Design:
     shared, own = ids[: size.n_shared], ids[size.n_shared :].reshape(size.n_subjects, size.n_own)
     shared = np.sort(shared)
     return Design(order, np.stack([np.concatenate([shared, np.sort(row)]) for row in own]))
-
-
-def _seed(study_seed: int, number: int) -> int:
-    return STUDY_SEEDS_START + study_seed * _SEEDS_A_STUDY + number
-
-
-def _draw_distractors(
-    scenes: Sequence[Scene], shared: NDArray[np.int64], n: int, study_seed: int
-) -> list[list[Scene]]:
-    """Draw `n` scenes matched to each shared one: same main category and place, all else afresh."""
-    first = _DISTRACTOR_SEEDS + np.arange(len(shared)) * _DISTRACTORS_A_SCENE
-    return [
-        [draw_matched(scenes[image], _seed(study_seed, int(start) + k)) for k in range(n)]
-        for image, start in zip(shared, first, strict=True)
-    ]
 
 
 def _write_design(data_dir: Path, size: StudySize, design: Design) -> None:
@@ -232,52 +198,6 @@ def _write_stimuli(data_dir: Path, album: Album, scenes: Sequence[Scene]) -> Non
         brick = file.create_dataset("imgBrick", (len(scenes), side, side, 3), np.uint8)
         for start in range(0, len(scenes), _BLOCK):
             brick[start : start + _BLOCK] = album.render(scenes[start : start + _BLOCK])
-
-
-def _write_scenes(data_dir: Path, scenes: Sequence[Scene], seed: int) -> None:
-    """Write attributes of the main object of each scene, and three captions."""
-    rows, texts = [], []
-    for number, scene in enumerate(scenes):
-        rows.append({"stimulus_id": number, **_attributes(scene)})
-        texts += [{"stimulus_id": number, "caption": text} for text in captions(scene, 3, seed)]
-    _write_table(data_dir / "simulation" / "scenes.tsv", rows)
-    _write_table(data_dir / "simulation" / "captions.tsv", texts)
-
-
-def _attributes(scene: Scene) -> dict[str, Any]:
-    main = scene.objects[main_object(scene) if len(scene.objects) > 1 else 0]
-    return {
-        "category": main.category,
-        "place": scene.place,
-        "colour": main.colour,
-        "x": main.x,
-        "y": main.y,
-        "size": main.size,
-        "pose": main.pose,
-        "mirror": int(main.mirror),
-        "n_objects": len(scene.objects),
-        "seed": scene.seed,
-        "scene": json.dumps(scene_params(scene), separators=(",", ":")),
-    }
-
-
-def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with write_aside(path) as aside:
-        pd.DataFrame(rows).to_csv(aside, sep="\t", index=False)
-
-
-def _write_distractors(
-    data_dir: Path, shared: NDArray[np.int64], distractors: Sequence[Sequence[Scene]], album: Album
-) -> None:
-    rows = []
-    with write_aside(data_dir / "simulation" / "distractors.hdf5") as aside, h5py.File(aside, "w") as file:
-        file["stimulus_id"] = shared
-        shape = (len(shared), len(distractors[0]), album.side, album.side, 3)
-        images = file.create_dataset("images", shape, np.uint8)
-        for k, (image, matched) in enumerate(zip(shared, distractors, strict=True)):
-            images[k] = album.render(matched)
-            rows += [{"stimulus_id": image, "distractor": j, **_attributes(s)} for j, s in enumerate(matched)]
-    _write_table(data_dir / "simulation" / "distractors.tsv", rows)
 
 
 def _write_subject(
@@ -399,21 +319,6 @@ def _signal_model(
         kind[inside] = rng.choice(list(shares), inside.sum(), p=list(shares.values()))
     population = draw_population(kind, anatomy.area, anatomy.own_category, parameters.voxels, rng)
     return SignalModel(population, parameters.voxels, reference.scenes, reference.maps)
-
-
-@dataclass(frozen=True, eq=False)
-class Pictured:
-    """Scenes and the maps of their pictures, of shape (scenes, channels, cells)."""
-
-    scenes: Sequence[Scene]
-    maps: Floats
-
-
-def _picture(scenes: Sequence[Scene], album: Album, parameters: SimulationParameters) -> Pictured:
-    blocks = [scenes[start : start + _BLOCK] for start in range(0, len(scenes), _BLOCK)]
-    return Pictured(
-        scenes, np.concatenate([picture_maps(album.render(b), parameters.voxels) for b in blocks])
-    )
 
 
 def _write_behaviour(data_dir: Path, subject: int, size: StudySize, design: Design) -> None:

@@ -213,16 +213,18 @@ class SensorEncoder(ABC, Generic[ConfigT]):
         self._check_fitted()
         subjects = self._find_subjects(cohort, "cohort")
         n_times = self._window(cohort, until)
-        network, device = self.network_.to(self.context.device).eval(), self.context.device
+        network, device = self.network_.to(self.context.device), self.context.device
+        if network.training:  # `eval` forgets what attention keeps of the layout
+            network.eval()
         parts: dict[str, list[np.ndarray]] = {role: [] for role in self.facts_["targets"]}
         layouts = find_layouts(cohort)
         n_sensors = max(layouts.n_sensors, self.facts_["shape"][0])
         positions = np.full((len(layouts.positions), n_sensors, 2), np.nan, np.float32)
         positions[:, : layouts.n_sensors] = layouts.positions
-        where, empty = torch.from_numpy(positions).to(device), 0
+        where, empty = self._place(positions), 0
         for (study, rows), subject, of_trial in zip(cohort, subjects, layouts.of_trial, strict=True):
             for places, block in read_blocks(study, rows, BLOCK):
-                empty += int(np.isnan(block).any(axis=2).all(axis=1).sum())
+                empty += int(np.isnan(block[:, :, :n_times]).any(axis=2).all(axis=1).sum())
                 x = torch.from_numpy(np.ascontiguousarray(pad_sensors([block], n_sensors)[:, :, :n_times]))
                 layout = torch.from_numpy(of_trial[rows[places]]).to(device)
                 who = torch.full((len(x),), subject, device=device)
@@ -233,6 +235,18 @@ class SensorEncoder(ABC, Generic[ConfigT]):
                 f"{empty} of {len(cohort)} trials have no sensor without NaN: what is predicted is not theirs"
             )
         return {role: self._latents(role, blocks, cohort) for role, blocks in parts.items()}
+
+    def _place(self, positions: np.ndarray) -> torch.Tensor:
+        """Return the positions on the device: the same tensor again while they stay the same, so that attention keeps its weights."""
+        device = torch.device(self.context.device)
+        kept = getattr(self, "_placed", None)
+        if (
+            kept is None
+            or not np.array_equal(kept[0], positions, equal_nan=True)
+            or kept[1].device.type != device.type
+        ):
+            self._placed = positions, torch.from_numpy(positions).to(device)
+        return self._placed[1]
 
     def _latents(self, role: str, blocks: list[np.ndarray], cohort: Cohort) -> Latents:
         target = self.facts_["targets"][role]

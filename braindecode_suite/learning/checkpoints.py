@@ -21,14 +21,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from braindecode_suite import __version__
-from braindecode_suite.core.checks import check_file, check_match
+from braindecode_suite.core.checks import check_file, check_match, check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.latents import Target
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.signal import SignalRecipe
 from braindecode_suite.core.study import Cohort
 
 FORMAT = "braindecode_suite-models-1"
-MATCHED = ("dataset", "subjects", "spaces", "recipes")
+MATCHED = ("dataset", "subjects", "spaces", "recipes", "signals")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class SavedModel:
     config : dict
         Of the encoder.
     facts : dict
-        What it was fitted on: ``dataset, subjects, spaces, recipes, targets, split_hash`` and what the model adds.
+        What it was fitted on: ``dataset, subjects, spaces, recipes, steps, signals, targets, split_hash`` and what the model adds.
     shared : dict of str to Tensor
         What all subjects share; may be empty.
     adapters : dict of str to dict of str to Tensor
@@ -63,6 +65,8 @@ def describe_fit(cohort: Cohort, targets: Mapping[str, Target], split_hash: str)
     return {
         **cohort.describe(),
         "recipes": [None if study.recipe is None else study.recipe.hash for study in cohort.studies],
+        "steps": [None if study.recipe is None else study.recipe.frozen()[0] for study in cohort.studies],
+        "signals": [None if study.signal is None else study.signal.describe() for study in cohort.studies],
         "targets": {
             role: {"name": target.name, "tokens": target.tokens, "width": target.width}
             for role, target in targets.items()
@@ -73,13 +77,39 @@ def describe_fit(cohort: Cohort, targets: Mapping[str, Target], split_hash: str)
 
 
 def recipe_tensors(cohort: Cohort) -> dict[str, dict[str, Tensor]]:
-    """Return the statistics of each subject's preprocessing, by subject; labels that are no numbers stay in the hash."""
+    """Return the statistics of each subject's preprocessing, by subject; what is no number stands in the facts of `describe_fit`."""
     tensors: dict[str, dict[str, Tensor]] = {}
     for study in cohort.studies:
-        state = {} if study.recipe is None else study.recipe.state()
-        numeric = {k: np.array(v) for k, v in state.items() if np.asarray(v).dtype.kind in "fiub"}
-        tensors[study.subject] = {f"recipe.{k}": torch.from_numpy(v) for k, v in numeric.items()}
+        numbers = {} if study.recipe is None else study.recipe.frozen()[1]
+        tensors[study.subject] = {f"recipe.{k}": torch.from_numpy(np.array(v)) for k, v in numbers.items()}
     return tensors
+
+
+def restore_recipe(
+    facts: Mapping[str, Any], tensors: Mapping[str, Tensor], subject: str
+) -> tuple[SignalRecipe | None, Recipe | None]:
+    """Return the preprocessing that a saved model was fitted through, frozen: of the signal, and of the epochs.
+
+    Parameters
+    ----------
+    facts : dict
+        Of the model, as `describe_fit` made them.
+    tensors : dict of str to Tensor
+        As `recipe_tensors` made them for this subject; others may be among them.
+    subject : str
+    """
+    check_option("subject", subject, facts["subjects"])
+    at = facts["subjects"].index(subject)
+    numbers = {
+        key.removeprefix("recipe."): value.numpy()
+        for key, value in tensors.items()
+        if key.startswith("recipe.")
+    }
+    signal, steps = facts["signals"][at], facts["steps"][at]
+    return (
+        None if signal is None else SignalRecipe.from_description(signal),
+        None if steps is None else Recipe.from_frozen(steps, numbers),
+    )
 
 
 def check_cohort(facts: Mapping[str, Any], cohort: Cohort, where: str | Path) -> None:
@@ -93,8 +123,8 @@ def check_cohort(facts: Mapping[str, Any], cohort: Cohort, where: str | Path) ->
         if subject not in facts["subjects"]:
             check_match(where, {"subjects": facts["subjects"]}, here)
         at = facts["subjects"].index(subject)
-        for key in ("spaces", "recipes"):
-            if here[key][k] != facts[key][at]:
+        for key in ("spaces", "recipes", "signals"):
+            if key in facts and here[key][k] != facts[key][at]:
                 expected, found = facts[key][at], here[key][k]
                 raise InputError(
                     where,

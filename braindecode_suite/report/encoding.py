@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from braindecode_suite.report.encoding_figures import (
+    SHOWN_REGIONS,
     gap_figure,
     objects_figure,
     routing_figure,
@@ -16,6 +17,7 @@ from braindecode_suite.report.encoding_figures import (
 )
 from braindecode_suite.report.figures import FigureBlock
 from braindecode_suite.report.results import Results, mapping, sequence
+from braindecode_suite.report.routing_figures import ablation_figure, ablation_table, fields_figure
 from braindecode_suite.report.selection import pick, where
 from braindecode_suite.report.tables import Table, interval_cell, without_idle_columns
 from braindecode_suite.report.wording import (
@@ -53,7 +55,11 @@ class Encoding:
     routing: FigureBlock | None
     routing_table: Table | None
     maps_table: Table | None
-    galleries: list[FigureBlock]
+    fields: FigureBlock | None
+    ablation: FigureBlock | None
+    ablation_table: Table | None
+    no_ablation: str
+    galleries: list[tuple[FigureBlock, FigureBlock | None]]
     no_gaps: str
     no_routing: str
 
@@ -94,6 +100,10 @@ def encoding(results: Results) -> Encoding | None:
         routing=routing_figure(where(rows, metric="routing_ratio", scorer=RELATIVE), names),
         routing_table=routing_table(rows, names),
         maps_table=maps_table(rows, names),
+        fields=fields_figure(rows, names, SHOWN_REGIONS),
+        ablation=ablation_figure(rows, names),
+        ablation_table=ablation_table(rows, names),
+        no_ablation=results.reason("patch ablation") or "no region had enough images.",
         galleries=routing_gallery(results, names),
         no_gaps=results.reason("stack") or "there is no rival to compare with.",
         no_routing=results.reason("routing") or "no region had enough images with its object beside others.",
@@ -268,10 +278,12 @@ MAP_MEASURES = {
     "routing_upper_minus_lower": "upper - lower",
 }
 
+FIELD_MEASURES = ("routing_field_x", "routing_field_y", "routing_field_sd", "routing_field_explained")
+
 
 def maps_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
-    """Return what the maps of each region are like: tied to a place or to content, how wide, on which side."""
-    rows = where(rows, metric=list(MAP_MEASURES))
+    """Return what the maps of each region are like: tied to a place or to content, how wide, on which side, which Gaussian."""
+    rows = where(rows, metric=[*MAP_MEASURES, *FIELD_MEASURES], scorer="")
     cells = []
     for target in dict.fromkeys(rows["target"]):
         for roi in dict.fromkeys(where(rows, target=target, control="brain")["roi"]):
@@ -282,17 +294,30 @@ def maps_table(rows: pd.DataFrame, names: Mapping[str, str]) -> Table | None:
                 line.append(DASH if not found else f"{found[0]['value']:.2f} {interval_cell(found[0])}")
             null = where(own, metric="routing_location_share", control="shuffled-train").to_dict("records")
             line.append(DASH if not null else f"{null[0]['value']:.2f}")
+            fields = where(own, metric=list(FIELD_MEASURES), control="brain").set_index("metric")["value"]
+            x, y, sd, explained = (fields.get(metric) for metric in FIELD_MEASURES)
+            line.append(DASH if x is None else f"{x:.2f}, {y:.2f}, {sd:.2f}")
+            line.append(DASH if explained is None else f"{explained:.2f}")
             cells.append(line)
     if not cells:
         return None
     return Table(
         caption="The maps of each region, 95\u00a0% intervals over images",
-        headings=["features", "region", *MAP_MEASURES.values(), "by place, shuffled"],
+        headings=[
+            "features",
+            "region",
+            *MAP_MEASURES.values(),
+            "by place, shuffled",
+            "field: x, y, sd",
+            "explained",
+        ],
         rows=cells,
-        numeric=[False, False, True, True, True, True, True],
+        numeric=[False, False, *[True] * (3 + len(MAP_MEASURES))],
         note="By place: the share of the maps' deviation from an even map that their mean over images has. 1 is a region that looks at "
         "the same place in every image, near 0 one that follows what is shown. Entropy: 1 is attention to everything alike. Left - "
-        "right and upper - lower: attention to one half of the image less that to the other, hemispheres together.",
+        "right and upper - lower: attention to one half of the image less that to the other, hemispheres together. Field: the Gaussian that "
+        "fits the mean map best, in image widths from the upper left, and the share of that map's variance that it explains; intervals "
+        "and hemispheres apart are in the table of all scores.",
     )
 
 

@@ -12,10 +12,12 @@ from PIL import Image
 
 from braindecode_suite.report.figures import MUTED, SERIES, STYLE, FigureBlock, draw, new_figure, whisker
 from braindecode_suite.report.results import Results, desc_label, mapping, sequence
+from braindecode_suite.report.routing_figures import heads_figure
 from braindecode_suite.report.wording import integer, model_title, number
 
 ALPHA = 0.05
 SHOWN_REGIONS = ("V1v", "V1d", "hV4", "FFA-1", "OFA", "EBA", "PPA", "VWFA-1")
+HEADS_SHOWN = ("V1v", "FFA-1", "EBA", "PPA")
 MOST_REGIONS, MOST_IMAGES = 6, 6
 OBJECTS = ("1 object", "2 objects", "3 objects", "2 or more objects")
 
@@ -200,8 +202,10 @@ def routing_figure(rows: pd.DataFrame, names: Mapping[str, str]) -> FigureBlock 
     )
 
 
-def routing_gallery(results: Results, names: Mapping[str, str]) -> list[FigureBlock]:
-    """Return where the queries of some regions look on random test images, one figure for each source of features."""
+def routing_gallery(
+    results: Results, names: Mapping[str, str]
+) -> list[tuple[FigureBlock, FigureBlock | None]]:
+    """Return where the queries of some regions look on random test images, and each head: for each source of features."""
     routing = mapping(mapping(results.facts.get("encoding")).get("routing"))
     path = results.folder / f"sub-{results.subject}_desc-{desc_label(results.workflow)}_latents.npz"
     if not routing or not path.is_file() or results.images is None:
@@ -211,11 +215,17 @@ def routing_gallery(results: Results, names: Mapping[str, str]) -> list[FigureBl
         ids = stored["routing_ids"].astype(str)[:MOST_IMAGES]
         sources = [str(name) for name in sequence(routing.get("sources"))]
         looks = [(s, stored[f"routing_{k}"], stored[f"routing_{k}_mean"]) for k, s in enumerate(sources)]
+        heads = [stored.get(f"routing_{k}_heads") for k in range(len(sources))]
     pictures = [_picture(results, stimulus) for stimulus in ids]
-    return [
-        _gallery(f"routing-{k}", names.get(source, source), queries, maps[: len(ids)], mean, ids, pictures)
-        for k, (source, maps, mean) in enumerate(looks)
-    ]
+    blocks: list[tuple[FigureBlock, FigureBlock | None]] = []
+    for k, (source, maps, mean) in enumerate(looks):
+        title, own, each = names.get(source, source), heads[k], None
+        if own is not None and own.shape[1] > 1:
+            some = ids[: len(own)]
+            each = heads_figure(f"heads-{k}", title, queries, own[: len(some)], pictures, some, HEADS_SHOWN)
+        mean_of_heads = _gallery(f"routing-{k}", title, queries, maps[: len(ids)], mean, ids, pictures)
+        blocks.append((mean_of_heads, each))
+    return blocks
 
 
 def _picture(results: Results, stimulus: str) -> np.ndarray | None:

@@ -29,6 +29,8 @@ from braindecode_suite.encoders.targets import make_features
 from braindecode_suite.learning.stacking import combine, stacking_weights
 from braindecode_suite.metrics.encoding_resampling import R_MEAN
 from braindecode_suite.workflows.brain_maps import BrainMap, ncsnr_map
+from braindecode_suite.workflows.decoding import resampling_units
+from braindecode_suite.workflows.encode_ablation import ablate_tokens, attention_by_head
 from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_facts import CITATIONS, encode_card, methods, model_rows
 from braindecode_suite.workflows.encode_fitting import (
@@ -40,7 +42,7 @@ from braindecode_suite.workflows.encode_fitting import (
     mean_tokens,
     measured,
 )
-from braindecode_suite.workflows.encode_routing import Look, map_rows, read_scenes, routing_rows
+from braindecode_suite.workflows.encode_routing import Look, field_rows, map_rows, read_scenes, routing_rows
 from braindecode_suite.workflows.encode_scoring import (
     BEST_RIVAL,
     BEST_SINGLE,
@@ -54,14 +56,16 @@ from braindecode_suite.workflows.encode_scoring import (
 )
 from braindecode_suite.workflows.facts import leakage_card, study_facts
 from braindecode_suite.workflows.fitting import prepare
-from braindecode_suite.workflows.job import Job, WorkflowConfig
-from braindecode_suite.workflows.mindeye import resampling_units
+from braindecode_suite.workflows.job import ENDING, Job, WorkflowConfig
 from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import encoding_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
 
 JOIN = " + "
+ABLATION = "patch ablation"
+HEAD_IMAGES = 3
+"""Examples that the attention of each head is kept of."""
 Fits = dict[str, list[FittedImageEncoder]]
 
 
@@ -126,7 +130,9 @@ class EncodeWorkflow:
             ]
         steps += ["stack"] if self.stacks else []
         steps += [f"first {minutes:g} minutes: each model once" for minutes in self.config.minutes]
-        return [*steps, "score", "routing maps", "save results and models", "report"]
+        steps += ["score", "routing maps"]
+        steps += [f"{ABLATION} seed {seed}" for seed in self.seeds if self.config.ablation_images]
+        return [*steps, *ENDING]
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
@@ -186,8 +192,10 @@ class EncodeWorkflow:
             results.scores += self._brief(steps, some, together, amount, ceiling, settings)
         looks = self._looks(next(iter(fits.values())), shuffled, together)
         self._routing(steps, study, data, looks, settings, results)
+        looking = next(iter(fits.values()))[config.encoder]
+        results.scores += self._ablation(steps, data, together, looking, scores)
         self._keep(results, study, data, scores, [*main, *stacked], truth, repeats, weights)
-        self._keep_examples(results, study, data, looks)
+        self._keep_examples(results, study, data, looks, together, looking[0])
         results.facts = self._facts(study, split, card, fits, shuffled, scores, chosen, sources, results)
         if amounts:
             results.facts["splits"] += [some.prepared.split.card() for _, some in amounts]
@@ -431,8 +439,36 @@ class EncodeWorkflow:
             steps.skip("routing ratio", "what lies where in the images is not known")
         with steps.block("routing maps"):
             for look in looks:
-                results.scores += map_rows(look, settings)
+                results.scores += map_rows(look, settings) + field_rows(look, settings)
                 results.scores += [] if scenes is None else routing_rows(look, scenes, settings)
+
+    def _ablation(
+        self,
+        steps: Steps,
+        data: EncodingData,
+        sources: Sequence[FeatureSource],
+        fits: Sequence[FittedImageEncoder],
+        scores: EncodingScores,
+    ) -> list[Score]:
+        config = self.config
+        if not config.ablation_images or not fits[0].attention:
+            reason = "the encoder has no maps" if config.ablation_images else "the config turns it off"
+            steps.skip(ABLATION, reason)
+            return []
+        rows = ablate_tokens(
+            steps,
+            ABLATION,
+            data,
+            [source for source in sources if min(source.grid.height, source.grid.width) > 1],
+            fits,
+            scores,
+            share=config.ablation_share,
+            n_images=config.ablation_images,
+            device=self.job.device,
+        )
+        if not rows:
+            steps.skip(ABLATION, "too few test images, or no region that is scored has a query of its own")
+        return rows
 
     def _keep(
         self,
@@ -458,9 +494,15 @@ class EncodeWorkflow:
                 results.maps[map_name(model.model)] = r_map(model.model, scores.unit_r(model), len(truth))
 
     def _keep_examples(
-        self, results: SubjectResults, study: Study, data: EncodingData, looks: Sequence[Look]
+        self,
+        results: SubjectResults,
+        study: Study,
+        data: EncodingData,
+        looks: Sequence[Look],
+        sources: Sequence[FeatureSource],
+        fit: FittedImageEncoder,
     ) -> None:
-        """Keep random test images and where the encoder looks on them."""
+        """Keep random test images and where the encoder looks on them, and of its first seed each head on some."""
         stimuli, ids = study.stimuli, data.ids("test")
         assert stimuli is not None
         rng = np.random.default_rng([self.job.seed, 18])
@@ -469,7 +511,9 @@ class EncodeWorkflow:
         if not own or not len(at):
             return
         results.latents["routing_ids"] = ids[at].astype(np.str_)
+        heads = attention_by_head(fit, data, sources, at[:HEAD_IMAGES], self.job.device)
         for k, look in enumerate(own):
+            results.latents[f"routing_{k}_heads"] = heads[look.target]
             results.latents[f"routing_{k}"] = look.grid.on_image(look.maps[at]).astype(np.float32)
             results.latents[f"routing_{k}_mean"] = look.grid.on_image(look.maps.mean(axis=0)).astype(
                 np.float32

@@ -51,6 +51,10 @@ class EncodeConfig(MinutesConfig):
     n_bootstrap, n_permutations : int
     n_examples : int
         Random test images whose routing maps the report shows.
+    ablation_share : float
+        Share of the image's tokens that are replaced to see whether attention points at what the prediction rests on.
+    ablation_images : int
+        Random test images, at most, on which that is done; 0 leaves it out.
     """
 
     zscore_by: Literal["session", "run"] | None = "session"
@@ -75,6 +79,8 @@ class EncodeConfig(MinutesConfig):
     n_bootstrap: Resamples = 2000
     n_permutations: Permutations = 1000
     n_examples: NonNegativeInt = 8
+    ablation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    ablation_images: NonNegativeInt = 200
 
     @field_validator("features", "rivals")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.datasets.simulate_anatomy import LABELS, PREFERRED
 from braindecode_suite.datasets.simulate_scenes import Scene, object_masks, scene_from_params
 from braindecode_suite.metrics.encoding_resampling import draw_weights
+from braindecode_suite.metrics.gaussian_maps import fit_gaussians
 from braindecode_suite.metrics.routing_maps import Parts, excess, map_measures, mass_per_area, routing_ratio
 from braindecode_suite.workflows.encode_scoring import FEWEST_IMAGES, Settings
 
@@ -21,6 +23,12 @@ PIXELS_A_TOKEN = 8
 ALL_CATEGORY_ROIS = "category regions"
 SCORER = "own object over the others, per area, above the mean map"
 RELATIVE = f"{SCORER}, relative to regions of other categories"
+FIELD_RESAMPLES = 200
+SIDES: Mapping[str, tuple[str, ...]] = {
+    "": ("lh.", "rh.", ""),
+    "left hemisphere": ("lh.",),
+    "right hemisphere": ("rh.",),
+}
 OWN_CATEGORY: Mapping[str, str] = {
     roi: category for file, category in PREFERRED.items() for roi in LABELS[file]
 }
@@ -51,11 +59,12 @@ class Look:
     queries: tuple[str, ...]
     grid: Grid
 
-    def of_region(self, roi: str) -> np.ndarray | None:
-        """Return the mean map of a region's queries, of shape (images, height * width), or None where it has none."""
-        at = [
-            k for k, query in enumerate(self.queries) if query.removeprefix("lh.").removeprefix("rh.") == roi
-        ]
+    def of_region(self, roi: str, sides: Sequence[str] = ("lh.", "rh.", "")) -> np.ndarray | None:
+        """Return the mean map of a region's queries, of shape (images, height * width), or None where it has none.
+
+        Of the queries of some hemispheres only, where `sides` names them.
+        """
+        at = [k for k, query in enumerate(self.queries) if query in {f"{side}{roi}" for side in sides}]
         if not at:
             return None
         mean = np.asarray(self.maps[:, at], np.float64).mean(axis=1)
@@ -157,6 +166,66 @@ def map_rows(look: Look, settings: Settings) -> list[Score]:
                         n=n,
                         n_subjects=1,
                         control=look.control,
+                        model=look.model,
+                        target=look.target,
+                        seed=look.seed,
+                        split=settings.split,
+                    )
+                )
+    return rows
+
+
+def field_rows(look: Look, settings: Settings) -> list[Score]:
+    """Fit a Gaussian to the mean map of every region, and of its queries in each hemisphere, with intervals over images.
+
+    Parameters
+    ----------
+    look : Look
+    settings : Settings
+        At most `FIELD_RESAMPLES` resamples are fitted.
+
+    Returns
+    -------
+    list of Score
+        ``routing_field_x``, ``_y`` (from the upper left) and ``_sd`` in image widths, ``routing_field_explained``: the
+        share of the mean map's variance over tokens. `scorer` says which hemisphere, where there are two; it is empty for all.
+    """
+    if min(look.grid.height, look.grid.width) < 2:
+        return []
+    seen = np.ones((look.grid.height, look.grid.width), bool) if look.grid.seen is None else look.grid.seen
+    shown = np.ix_(seen.any(axis=1), seen.any(axis=0))  # padding is no part of the image
+    n = len(look.maps)
+    resamples = min(settings.n_bootstrap, FIELD_RESAMPLES)
+    weights = draw_weights(n, resamples, seed=settings.seed, units=settings.units)
+    weights = np.concatenate([np.ones((1, n)), weights])
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows = []
+    regions = dict.fromkeys(query.removeprefix("lh.").removeprefix("rh.") for query in look.queries)
+    both = all(any(query.startswith(side) for query in look.queries) for side in ("lh.", "rh."))
+    sides_of = SIDES if both else {"": SIDES[""]}
+    for roi, (scorer, sides) in product(regions, sides_of.items()):
+        maps = look.of_region(roi, sides)
+        if maps is None:
+            continue
+        means = (weights @ maps).reshape(-1, look.grid.height, look.grid.width)
+        fit = fit_gaussians(means[:, *shown])
+        for name in ("x", "y", "sd", "explained"):
+            values = getattr(fit, name)
+            if np.isfinite(values).all():
+                low, high = np.quantile(values[1:], [0.025, 0.975])
+                rows.append(
+                    Score(
+                        subject=settings.subject,
+                        metric=f"routing_field_{name}",
+                        value=float(values[0]),
+                        roi=roi,
+                        ci_low=float(low),
+                        ci_high=float(high),
+                        ci_over=settings.unit,
+                        n=n,
+                        n_subjects=1,
+                        control=look.control,
+                        scorer=scorer,
                         model=look.model,
                         target=look.target,
                         seed=look.seed,

@@ -247,6 +247,23 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                     else "all rows of held-out blocks (transductive)."
                 )
             )
+        elif step["name"] == "robust-scale":
+            within = f"within each {step['by']}" if step["by"] else "over all sessions"
+            rows = (
+                "training rows"
+                if step["scope"] == "train"
+                else "all rows of held-out blocks too (transductive)"
+            )
+            words.append(
+                f"Every sensor was scaled {within}: minus the median, over the interquartile range of {rows}."
+            )
+        elif step["name"] == "baseline":
+            start = "the start of the epoch" if step["tmin"] is None else f"{step['tmin']:g} s"
+            words.append(
+                f"The mean from {start} to {step['tmax']:g} s was subtracted from every epoch and sensor."
+            )
+        elif step["name"] == "clip":
+            words.append(f"Values were clipped at {step['limit']:g} on either side.")
         elif step["name"] == "keep-reliable":
             words.append(
                 f"{step['kept']} of {step['of']} units were kept: those whose single trials are signal to at least "

@@ -15,11 +15,13 @@ import numpy as np
 
 from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe, Step, ZScore
 from braindecode_suite.core.reliability import KeepReliable
+from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
@@ -27,6 +29,7 @@ from braindecode_suite.learning.ridge_warnings import RidgeWarning
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.controls import shuffled_pairs
 from braindecode_suite.workflows.scoring import Predicted
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.steps import Arrays, Steps
 
 HASHED_ROWS = 512
@@ -123,7 +126,11 @@ def study_identity(study: Study) -> dict[str, Any]:
 
 
 def prepare(
-    study: Study, split: Split, zscore_by: str | None, keep_reliable: float | None = None
+    study: Study,
+    split: Split,
+    zscore_by: str | None,
+    keep_reliable: float | None = None,
+    sensors: SensorRecipe | None = None,
 ) -> Prepared:
     """Fit the preprocessing on the split's training rows.
 
@@ -136,10 +143,18 @@ def prepare(
         those blocks are normalised by label-free statistics of their own (transductive, and printed as such).
     keep_reliable : float or None
         Least single-trial noise ceiling of the units that are kept, from repeats of training images; None keeps all.
+    sensors : SensorRecipe, optional
+        What epochs of MEG or EEG go through instead of the z-scoring.
     """
     split.check_training_size()
     steps: list[Step] = []
-    if zscore_by is not None:
+    if isinstance(study.space, SensorSpace):
+        if keep_reliable is not None:
+            raise InputError("`keep_reliable`", expected="None for sensors", found=f"{keep_reliable:g}")
+        sensors = sensors or SensorRecipe()
+        scope = "train" if sensors.scale_by is None else _scope(study, split, sensors.scale_by)
+        steps += sensors.steps(study.space, scope)
+    elif zscore_by is not None:
         steps.append(ZScore(by=zscore_by, scope=_scope(study, split, zscore_by)))
     if keep_reliable is not None:
         steps.append(KeepReliable(keep_reliable))

@@ -30,7 +30,8 @@ CATALOGUES: dict[str, Registry] = {
 def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None]:
     """Return the dataset called `name`, or that reads the folder `name`, with the folder of its data.
 
-    A folder with a ``trials.tsv`` is read as ``table``, one with a ``dataset_description.json`` (BIDS) as ``bids-fmri``.
+    A folder with a ``trials.tsv`` is read as ``table``; one with a ``dataset_description.json`` (BIDS) as ``bids-meg`` where its
+    participants have raw MEG or EEG and no BOLD, as ``bids-fmri`` otherwise.
     """
     if name in DATASETS:
         return DATASETS[name], data_dir
@@ -39,12 +40,12 @@ def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None
         if (folder / "trials.tsv").is_file() or any(folder.glob("sub-*/trials.tsv")):
             return DATASETS["table"], data_dir or folder
         if (folder / "dataset_description.json").is_file():
-            return DATASETS["bids-fmri"], data_dir or folder
+            return DATASETS["bids-meg" if _has_only_sensors(folder) else "bids-fmri"], data_dir or folder
         raise InputError(
             folder,
             expected="a catalogue name, or a folder with a trials.tsv or a dataset_description.json",
             found="a folder without them",
-            hint="see `bds describe table` and `bds describe bids-fmri`",
+            hint="see `bds describe table`, `bds describe bids-fmri` and `bds describe bids-meg`",
         )
     if "/" in name:
         raise InputError(
@@ -54,6 +55,15 @@ def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None
         )
     DATASETS.resolve(name)  # raises, with the nearest name
     raise UnknownName("dataset", expected="a catalogue name", found=repr(name))
+
+
+def _has_only_sensors(folder: Path) -> bool:
+    """Tell whether a BIDS folder holds raw MEG or EEG, and no BOLD of which betas could be made."""
+
+    def there(*names: str) -> bool:
+        return any(next(folder.glob(f"sub-*/{s}{name}"), None) for name in names for s in ("", "ses-*/"))
+
+    return there("meg", "eeg") and not there("func") and not (folder / "derivatives" / "fmriprep").is_dir()
 
 
 def list_catalogue(catalogue: str) -> str:

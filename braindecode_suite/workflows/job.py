@@ -15,6 +15,9 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.steps import Steps
 
+ENDING = ("save results and models", "report")
+"""The last steps of every workflow."""
+
 Resamples = Annotated[int, Field(ge=100)]
 Permutations = Annotated[int, Field(ge=1000)]
 Minutes = Annotated[float, Field(gt=0, allow_inf_nan=False)]

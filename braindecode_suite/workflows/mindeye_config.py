@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from braindecode_suite.metrics.permutation import MIN_REFITS
 from braindecode_suite.workflows.job import MinutesConfig, Permutations, Resamples, Share
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 
 
 class MindEyeWorkflowConfig(MinutesConfig):
@@ -22,6 +23,8 @@ class MindEyeWorkflowConfig(MinutesConfig):
     keep_reliable : float or None
         Least share of signal in single trials (their noise ceiling, from repeats of training images) of the units that are
         kept; None keeps all.
+    sensors : SensorRecipe
+        What epochs of MEG or EEG go through instead of the z-scoring.
     encoder, encoder_preset : str
         By default the encoder's first preset.
     encoder_settings : dict
@@ -66,6 +69,7 @@ class MindEyeWorkflowConfig(MinutesConfig):
     n_seeds: PositiveInt = 3
     zscore_by: Literal["session", "run"] | None = "session"
     keep_reliable: Share | None = None
+    sensors: SensorRecipe = Field(default_factory=SensorRecipe)
     encoder: str = "mindeye"
     encoder_preset: str = ""
     encoder_settings: dict[str, Any] = Field(default_factory=dict)

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from braindecode_suite.core.protocols import DatasetCard
+from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.workflows.encode_config import STACK
+from braindecode_suite.workflows.facts import recipe_words
 from braindecode_suite.workflows.fitting import Fitted
 
 FIGURE_KEYS = ("model", "seed", "metric", "scorer", "gallery")
@@ -78,7 +80,9 @@ def model_config(models: Sequence[Fitted], run: Mapping[str, Any], scores: Itera
     return {**merged, "run": dict(run), "figures": figures(scores, str(run["protocol"]))}
 
 
-def model_card(config: Mapping[str, Any], card: DatasetCard, study: Mapping[str, Any], split: Split) -> str:
+def model_card(
+    config: Mapping[str, Any], card: DatasetCard, study: Mapping[str, Any], split: Split, recipe: Recipe
+) -> str:
     """Return the folder's ``README.md``."""
     run = config["run"]
     kept = f", of which {study['n_kept']} are kept," if "n_kept" in study else ""
@@ -90,12 +94,7 @@ def model_card(config: Mapping[str, Any], card: DatasetCard, study: Mapping[str,
         "",
         f"- data: {card.title}. Terms: {card.terms}",
         f"- split: {run['protocol']} ({run['split_hash']}), disjoint in {', '.join(sorted(split.disjoint))}",
-        f"- preprocessing: z-scored within {run['zscore_by'] or 'nothing'}, statistics of training rows"
-        + (
-            f"; units kept by repeats of training images (single-trial ceiling {run['keep_reliable']:g})"
-            if kept
-            else ""
-        ),
+        f"- preprocessing: {recipe_words(recipe.describe()) or 'none'}",
         *(f"- target ({role}): {name}" for role, name in run["target_names"].items()),
         "- intended use: research on decoding with the consent of the person recorded; not for reading anybody's mind",
     ]

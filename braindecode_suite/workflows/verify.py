@@ -24,6 +24,7 @@ from braindecode_suite.workflows.image_prior import recompute_figures
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.model_card import FIGURE_KEYS, figures
 from braindecode_suite.workflows.scoring import Predicted, Settings, score_retrieval
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 
 
 def verify_model(
@@ -116,7 +117,8 @@ def recompute_retrieval(
         return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
 
     split: Split = PROTOCOLS[run["protocol"]]([study], seed=run["seed"], vectors_of=vectors_of)[0]
-    prepared = prepare(study, split, run["zscore_by"], run.get("keep_reliable"))
+    sensors = SensorRecipe(**run["sensors"]) if "sensors" in run else None
+    prepared = prepare(study, split, run["zscore_by"], run.get("keep_reliable"), sensors)
     true = {
         part: target.embed(stimuli, list(prepared.stimulus_ids[part])).select(prepared.stimulus_ids[part])
         for part in ("train", "test")

@@ -1,0 +1,876 @@
+"""The main job, of whatever workflow: recordings to ranked images and reconstructions, beside ridge and every control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from braindecode_suite.core.checks import check_option
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import Latents, Target
+from braindecode_suite.core.minutes import Amount, first_minutes, naming
+from braindecode_suite.core.protocols import FitContext, SimulatedDataset
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.score import Score
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.datasets import PROTOCOLS
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.encoders.targets import make_target
+from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
+from braindecode_suite.workflows.brain_maps import ncsnr_map
+from braindecode_suite.workflows.controls import relabelled_ridge
+from braindecode_suite.workflows.facts import kept_map, leakage_card, methods, study_facts
+from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
+from braindecode_suite.workflows.job import Job
+from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
+from braindecode_suite.workflows.minutes import minutes_facts
+from braindecode_suite.workflows.model_card import model_card, model_config
+from braindecode_suite.workflows.oracle import Ceilings, compute_ceilings, read_ceilings
+from braindecode_suite.workflows.reconstruction import Drawing, open_generator, reconstruct
+from braindecode_suite.workflows.reconstruction_scoring import (
+    ReconstructionScores,
+    ReconstructionSet,
+    ReconstructionSettings,
+    at_one_size,
+    pixel_controls,
+    score_reconstructions,
+)
+from braindecode_suite.workflows.results import ResultImage, SubjectResults
+from braindecode_suite.workflows.scoring import RetrievalScores, Settings, score_retrieval
+from braindecode_suite.workflows.steps import Arrays, Steps
+
+HEADLINE = "retrieval_brain_to_image_top1"
+FEWEST_VALIDATION_IMAGES = 2
+"""The least among which a validation image can be told from another."""
+MOST_TRAINING_IMAGES = 1000
+"""Training images that the mean-image control averages, at most."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Decoded:
+    """What decoding left, for a workflow to go on with.
+
+    Attributes
+    ----------
+    results : SubjectResults
+        Whole but for `model_config` and `model_card`, see `Decoding.finish`.
+    study, prepared : Study, Prepared
+    targets : dict of role to Target
+    models : list of Fitted
+        The encoder's seeds, those beside, the baseline, and the fit on shuffled pairs.
+    true : dict of part to Latents
+        True latents of each part's images, of the role ``retrieval``.
+    settings : Settings
+        How retrieval was scored.
+    """
+
+    results: SubjectResults
+    study: Study
+    prepared: Prepared
+    targets: dict[str, Target]
+    models: list[Fitted]
+    true: dict[str, Latents]
+    settings: Settings
+
+
+class Decoding:
+    """Fit an encoder and a linear baseline, retrieve, reconstruct, and score beside every control.
+
+    Parameters
+    ----------
+    config : MindEyeWorkflowConfig
+    job : Job
+    name : str
+        Of the workflow that this is done for.
+    """
+
+    def __init__(self, config: MindEyeWorkflowConfig, job: Job, name: str) -> None:
+        self.config, self.job, self.name = config, job, name
+        for name in (config.encoder, config.baseline, *config.beside):
+            ENCODERS.resolve(name)
+        for protocol in (self.protocol, *config.second_protocols):
+            PROTOCOLS.resolve(protocol)
+
+    @property
+    def protocol(self) -> str:
+        """Name of the split protocol of the headline."""
+        return self.config.protocol or self.job.dataset.card.protocols[0]
+
+    @property
+    def second_protocols(self) -> tuple[str, ...]:
+        """Further protocols that this dataset has."""
+        return tuple(p for p in self.config.second_protocols if p in self.job.dataset.card.protocols)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the deep encoder."""
+        return [self.job.seed + k for k in range(self.config.n_seeds)]
+
+    def plan(self) -> list[str]:
+        """Return the names of the steps, but for the last, which every workflow has."""
+        config = self.config
+        steps = [
+            "open the study",
+            f"split by {self.protocol}",
+            "leakage check",
+            f"embed images in {config.retrieval_target}",
+        ]
+        steps.append(f"fit {config.baseline}")
+        steps += [f"fit {config.encoder} seed {seed}" for seed in self.seeds]
+        steps += [f"fit {name} seed {seed}" for name in config.beside for seed in self.seeds]
+        if config.shuffled_train:
+            steps.append(f"fit {config.encoder} on shuffled pairs")
+        if self.job.dataset.card.simulated:
+            steps.append("oracle")
+        steps.append("score retrieval")
+        if config.n_relabellings:
+            steps.append(f"refit {config.baseline} on {config.n_relabellings} relabellings")
+        for protocol in self.second_protocols:
+            steps.append(
+                f"{protocol}: {config.baseline} and {config.encoder} seed {self.seeds[0]}, retrieval only"
+            )
+        steps += [
+            f"first {minutes:g} minutes: {config.baseline} and {config.encoder} seed {self.seeds[0]}, retrieval only"
+            for minutes in config.minutes
+        ]
+        if config.generator:
+            count = f"{config.n_images} test images" if config.n_images else "all test images"
+            steps += [
+                f"reconstruct {count} with {config.generator}",
+                "draw the controls",
+                "score reconstructions",
+            ]
+        return steps
+
+    def decode(self, steps: Steps) -> Decoded:
+        """Do everything for one subject, up to what is saved."""
+        config, job = self.config, self.job
+        with steps.block("open the study"):
+            study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **config.dataset_options)
+            if study.stimuli is None:
+                raise InputError(
+                    f"subject {job.subject}", expected="images that were shown", found="unlabelled recordings"
+                )
+        targets, generator = self._targets(steps)
+        with steps.block(f"split by {self.protocol}"):
+            split = self.split(study, self.protocol, targets["retrieval"])
+            prepared = self.prepare(study, split)
+            amounts = self._first_minutes(study, split)
+        card, similar = self._leakage(steps, study, split)
+
+        baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
+        beside = [
+            [self.fit_deep(steps, prepared, targets, seed, name=name) for seed in self.seeds]
+            for name in config.beside
+        ]
+        true = self._true(steps, prepared, targets["retrieval"])
+        train_true, gallery = true["train"], true["test"]
+        oracle = self.ceilings(steps, study, split, gallery)
+        settings = Settings(
+            subject=job.subject,
+            split=split.protocol,
+            gallery_sizes=config.gallery_sizes,
+            n_bootstrap=config.n_bootstrap,
+            n_permutations=config.n_permutations,
+            seed=job.seed,
+            ceilings=oracle.retrieval,
+            near_duplicates=similar,
+            **resampling_units(study, gallery.ids),
+        )
+        with steps.block("score retrieval"):
+            models = [*deep, *(model for seeds in beside for model in seeds), baseline, *shuffled]
+            retrieval = score_retrieval(
+                [model.predicted for model in models],
+                train_true,
+                gallery,
+                settings,
+                validation_true=true.get("validation"),
+            )
+        scores = list(retrieval.scores)
+        scores += self._relabelling(steps, prepared, train_true, gallery, retrieval, settings)
+
+        results = SubjectResults(scores=scores, retrieval=retrieval.rows, similarity=retrieval.similarity)
+        results.similarity["ids"] = gallery.ids.astype(np.str_)
+        splits = [card]
+        for protocol in self.second_protocols:
+            splits.append(self._second(steps, study, protocol, targets, results))
+        for amount, some in amounts:
+            where = f" (first {amount.minutes:g} minutes)"
+            found = self.brief(steps, some, targets, where, similar, oracle)
+            results.scores += [replace(score, minutes=amount.minutes) for score in found.scores]
+            splits.append(some.split.card())
+        ids = self._images_to_draw(gallery)
+        drawn = None
+        if isinstance(generator, str):
+            steps.skip("reconstruct", generator)
+        else:
+            made = [deep[0], *(seeds[0] for seeds in beside), baseline, *shuffled]
+            drawn = self._reconstruct(
+                steps, prepared, targets, generator, made, ids, oracle, similar, results
+            )
+        self._keep(results, study, prepared, targets, models, gallery, ids)
+        results.facts = self._facts(
+            study,
+            prepared,
+            targets,
+            models,
+            splits,
+            retrieval,
+            oracle,
+            None if isinstance(generator, str) else generator,
+            drawn,
+        )
+        results.facts["random_examples"] = [str(i) for i in self._examples(ids)]
+        if amounts:
+            results.facts["minutes"] = minutes_facts(
+                [split],
+                prepared.study.recipe,
+                [amount for amount, _ in amounts],
+                [some.study.recipe for _, some in amounts],
+                ["Every point of the encoder is of one fit, that of the first seed."],
+            )
+        return Decoded(
+            results=results,
+            study=study,
+            prepared=prepared,
+            targets=targets,
+            models=models,
+            true=true,
+            settings=settings,
+        )
+
+    def finish(self, decoded: Decoded) -> SubjectResults:
+        """Return the results with the model folder's config and card, whose figures are those of the scores by now."""
+        results, split = decoded.results, decoded.prepared.split
+        run = self._model_run(split, decoded.targets)
+        results.model_config = model_config(decoded.models, run, results.scores)
+        recipe = decoded.prepared.study.recipe or Recipe()
+        results.model_card = model_card(
+            results.model_config, self.job.dataset.card, results.facts["study"], split, recipe
+        )
+        return results
+
+    # ------------------------------------------------------------------------------------------------- the pieces
+
+    def _targets(self, steps: Steps) -> tuple[dict[str, Target], Any | str]:
+        """Return targets by role and the generator, or why there is none."""
+        config, job = self.config, self.job
+        cache = job.work_dir / "cache"
+
+        def path(what: Any) -> Path | None:
+            found = config.weights.get(what)
+            return None if found is None else Path(found)
+
+        with steps.block("load the image models"):
+            retrieval = make_target(
+                config.retrieval_target, cache, weights=path("retrieval"), device=job.device
+            )
+            same = config.image_target == config.retrieval_target and path("image") == path("retrieval")
+            image = (
+                retrieval
+                if same
+                else make_target(config.image_target, cache, weights=path("image"), device=job.device)
+            )
+            generator = open_generator(config, cache, job.device)
+        targets: dict[str, Target] = {"retrieval": retrieval, "image": image}
+        if not isinstance(generator, str):
+            if generator.inputs["image"] != image.name:
+                raise InputError(
+                    "`image_target`", expected=repr(generator.inputs["image"]), found=repr(image.name)
+                )
+            if generator.init_target is not None:
+                targets["init"] = generator.init_target
+        return targets, generator
+
+    def split(self, study: Study, protocol: str, target: Target) -> Split:
+        """Return the one split of a protocol; one that shares images between its parts is refused."""
+        stimuli = study.stimuli
+        assert stimuli is not None
+
+        def vectors_of(ids: Sequence[str]) -> np.ndarray:
+            return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
+
+        check_option("protocol", PROTOCOLS.resolve(protocol), self.job.dataset.card.protocols)
+        splits = PROTOCOLS[protocol]([study], seed=self.job.seed, vectors_of=vectors_of)
+        if len(splits) > 1 or "stimulus" not in splits[0].disjoint:
+            raise InputError(
+                f"protocol {protocol!r}",
+                expected="one split with no image on two sides, since images are retrieved",
+                found=f"{len(splits)} split(s) disjoint in {', '.join(sorted(splits[0].disjoint)) or 'nothing'}",
+                hint="random-by-image splits any study by image",
+            )
+        split: Split = splits[0]
+        return split
+
+    def prepare(self, study: Study, split: Split) -> Prepared:
+        """Return the study read through preprocessing that is fitted on the split's training rows."""
+        config = self.config
+        return prepare(study, split, config.zscore_by, config.keep_reliable, config.sensors)
+
+    def _first_minutes(self, study: Study, split: Split) -> list[tuple[Amount, Prepared]]:
+        """Prepare the first minutes before anything is fitted: an amount that cannot be had ends the run at once."""
+        found = []
+        for amount in first_minutes([split], self.config.minutes):
+            with naming(amount.asked):
+                prepared = self.prepare(study, amount.splits[0])
+                count = len(prepared.stimulus_ids["validation"])
+                if count < FEWEST_VALIDATION_IMAGES:
+                    raise InputError(
+                        f"protocol {split.protocol!r}",
+                        expected=f"at least {FEWEST_VALIDATION_IMAGES} validation images",
+                        found=str(count),
+                    )
+            found.append((amount, prepared))
+        return found
+
+    def _leakage(self, steps: Steps, study: Study, split: Split) -> tuple[dict[str, Any], frozenset[str]]:
+        found: dict[str, Any] = {}
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            card, similar = leakage_card(study, split)
+            return {}, {"card": card, "similar": sorted(similar)}
+
+        key = {"split": split.hash, "stimuli": "" if study.stimuli is None else study.stimuli.fingerprint}
+        _, found = steps.arrays(f"leakage check of {split.protocol}", key, compute)
+        return found["card"], frozenset(found["similar"])
+
+    def _context(self, seed: int) -> FitContext:
+        job = self.job
+        return FitContext(
+            work_dir=job.work_dir,
+            seed=seed,
+            device=job.device,
+            precision=job.precision,
+            progress=job.progress,
+        )
+
+    def _fit_baseline(
+        self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target], where: str = ""
+    ) -> Fitted:
+        config = self.config
+        return fit_model(
+            steps,
+            prepared,
+            targets,
+            name=config.baseline,
+            config=encoder_config(config.baseline, "", config.baseline_settings),
+            context=self._context(self.job.seed),
+            label=f"fit {config.baseline}{where}",
+            seeded=False,
+        )
+
+    def fit_deep(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        seed: int,
+        *,
+        name: str = "",
+        where: str = "",
+        shuffled: bool = False,
+    ) -> Fitted:
+        """Fit one seed of the encoder, or of one that stands `beside`."""
+        config = self.config
+        settings = encoder_config(config.encoder, config.encoder_preset, config.encoder_settings)
+        if name:
+            settings = encoder_config(name, "", config.beside_settings.get(name, {}))
+        name = name or config.encoder
+        return fit_model(
+            steps,
+            prepared,
+            targets,
+            name=name,
+            config=settings,
+            context=self._context(seed),
+            label=f"fit {name} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
+            shuffled=shuffled,
+        )
+
+    def _fit_all(
+        self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target]
+    ) -> tuple[Fitted, list[Fitted], list[Fitted]]:
+        """Return the baseline, the deep encoder's seeds, and the encoder fitted on shuffled pairs (or nothing)."""
+        baseline = self._fit_baseline(steps, prepared, targets)
+        deep = [self.fit_deep(steps, prepared, targets, seed) for seed in self.seeds]
+        if not self.config.shuffled_train:
+            steps.skip("fit on shuffled pairs", "the config turns it off")
+            return baseline, deep, []
+        return baseline, deep, [self.fit_deep(steps, prepared, targets, self.seeds[0], shuffled=True)]
+
+    def _true(self, steps: Steps, prepared: Prepared, target: Target) -> dict[str, Latents]:
+        """Return the true latents of every part that has images."""
+        stimuli = prepared.cohort("train").stimuli
+        with steps.block(f"embed images in {target.name}"):
+            return {
+                part: target.embed(stimuli, list(ids)).select(ids)
+                for part, ids in prepared.stimulus_ids.items()
+                if len(ids)
+            }
+
+    def ceilings(
+        self,
+        steps: Steps,
+        study: Study,
+        split: Split,
+        gallery: Latents,
+        simulated: tuple[Path, Mapping[str, Any]] | None = None,
+        where: str = "",
+    ) -> Ceilings:
+        """Return what the oracle reaches, nothing where there is none.
+
+        Parameters
+        ----------
+        simulated : (Path, mapping), optional
+            Folder and parameters of the simulated study, where it is not the job's own.
+        where : str
+            Ends the name of the step.
+        """
+        job, sizes = self.job, self.config.gallery_sizes
+        dataset = job.dataset
+        if not isinstance(dataset, SimulatedDataset):
+            return Ceilings()
+        data_dir, parameters = simulated or (job.data_dir, self.config.simulation)
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            return compute_ceilings(dataset, data_dir, job.subject, study, split, gallery, sizes), {}
+
+        key = {"split": split.hash, "sizes": list(sizes), "simulation": dict(parameters)}
+        return read_ceilings(steps.arrays(f"oracle{where}", key, compute)[0])
+
+    def _relabelling(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        train_true: Latents,
+        gallery: Latents,
+        retrieval: RetrievalScores,
+        settings: Settings,
+    ) -> list[Score]:
+        """Test the ridge against refits on relabelled training images, at the headline's gallery."""
+        config = self.config
+        options = encoder_config(config.baseline, "", config.baseline_settings).model_dump()
+        if config.baseline != "ridge" or not config.n_relabellings or options["repeats"] != "mean":
+            reason = (
+                "the config turns it off" if not config.n_relabellings else "only for ridge on mean repeats"
+            )
+            steps.skip("refit the baseline on relabelled images", reason)
+            return []
+        size = min(settings.gallery_sizes[0] if settings.gallery_sizes else len(gallery), len(gallery))
+        row = next(
+            s
+            for s in retrieval.scores
+            if s.model == config.baseline
+            and s.metric == HEADLINE
+            and s.scorer == "cosine-centred"
+            and s.control == "brain"
+            and s.gallery == size
+            and s.level == "mean-prediction"
+            and not s.versus
+            and s.candidates == "all"
+        )
+        key = {
+            **prepared.identity,
+            "target": gallery.target,
+            "config": {name: value for name, value in options.items() if name != "alphas"}
+            | {"alphas": list(options["alphas"])},
+            "n": config.n_relabellings,
+            "size": size,
+            "seed": self.job.seed,
+        }
+
+        def compute() -> tuple[Arrays, dict[str, Any]]:
+            test = relabelled_ridge(
+                prepared.cohort("train"),
+                prepared.cohort("test"),
+                train_true,
+                gallery,
+                observed=row.value,
+                gallery_size=size,
+                n_permutations=config.n_relabellings,
+                seed=self.job.seed,
+                alphas=options["alphas"],
+                n_folds=options["n_folds"],
+                weight_by_signal=options["weight_by_signal"],
+            )
+            return {"null": test.null}, {"p_value": test.p_value, "observed": test.observed}
+
+        arrays, facts = steps.arrays("refit the baseline on relabelled images", key, compute)
+        null = arrays["null"]
+        low, high = np.quantile(null, [0.025, 0.975])
+        refits = replace(
+            row,
+            control="shuffled-train",
+            value=float(null.mean()),
+            ci_low=float(low),
+            ci_high=float(high),
+            ci_over="relabelling",
+            p_value=None,
+            p_correction="",
+            ceiling=None,
+        )
+        difference = replace(
+            row,
+            versus="shuffled-train",
+            value=row.value - float(null.mean()),
+            ci_low=None,
+            ci_high=None,
+            ci_over="",
+            chance=None,
+            ceiling=None,
+            p_value=facts["p_value"],
+            p_correction=f"{len(null)} refits on relabelled training images",
+        )
+        return [refits, difference]
+
+    def _second(
+        self,
+        steps: Steps,
+        study: Study,
+        protocol: str,
+        targets: Mapping[str, Target],
+        results: SubjectResults,
+    ) -> dict[str, Any]:
+        """Score a second protocol by the baseline and the first seed, retrieval only; return its leakage card."""
+        split = self.split(study, protocol, targets["retrieval"])
+        card, similar = self._leakage(steps, study, split)
+        found = self.brief(
+            steps, self.prepare(study, split), targets, f" ({protocol})", similar, Ceilings()
+        )
+        results.scores += found.scores
+        return card
+
+    def brief(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        where: str,
+        similar: frozenset[str],
+        oracle: Ceilings,
+    ) -> RetrievalScores:
+        """Score retrieval alone, by the first seed and the baseline."""
+        config = self.config
+        only = {"retrieval": targets["retrieval"]}
+        models = [
+            self.fit_deep(steps, prepared, only, self.seeds[0], where=where),
+            self._fit_baseline(steps, prepared, only, where),
+        ]
+        true = self._true(steps, prepared, targets["retrieval"])
+        train_true, gallery = true["train"], true["test"]
+        settings = Settings(
+            subject=self.job.subject,
+            split=prepared.split.protocol,
+            gallery_sizes=config.gallery_sizes,
+            n_bootstrap=config.n_bootstrap,
+            n_permutations=config.n_permutations,
+            seed=self.job.seed,
+            ceilings=oracle.retrieval,
+            near_duplicates=similar,
+            **resampling_units(prepared.study, gallery.ids),
+            brief=True,
+        )
+        with steps.block(f"score retrieval{where}"):
+            return score_retrieval([model.predicted for model in models], train_true, gallery, settings)
+
+    def _images_to_draw(self, gallery: Latents) -> np.ndarray:
+        ids = np.asarray(gallery.ids)
+        if not self.config.n_images or self.config.n_images >= len(ids):
+            return ids
+        rng = np.random.default_rng([self.job.seed, 17])
+        return ids[np.sort(rng.choice(len(ids), self.config.n_images, replace=False))]
+
+    def _examples(self, ids: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([self.job.seed, 18])
+        return ids[rng.permutation(len(ids))[: self.config.n_examples]]
+
+    def _reconstruct(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        generator: Any,
+        models: Sequence[Fitted],
+        ids: np.ndarray,
+        oracle: Ceilings,
+        similar: frozenset[str],
+        results: SubjectResults,
+    ) -> dict[str, Any]:
+        config, job = self.config, self.job
+        stimuli = prepared.cohort("test").stimuli
+        drawing = Drawing(
+            generator=generator,
+            chooser=targets["retrieval"],
+            targets=targets,
+            stimuli=stimuli,
+            train_ids=prepared.stimulus_ids["train"],
+            ids=ids,
+            seed=job.seed,
+            config=config,
+        )
+        sets, facts = reconstruct(steps, drawing, models, prepared.identity)
+        for control, reason in facts["skipped"].items():
+            steps.skip(f"draw {control}", reason)
+        truth, distractors = stimuli.images(list(ids)), matched(stimuli, ids)
+        with steps.block("score reconstructions"):
+            train = stimuli.images(list(prepared.stimulus_ids["train"][:MOST_TRAINING_IMAGES]))
+            sets, truth, train, distractors = at_one_size(
+                sets, truth, train, distractors, config.pixel_protocol
+            )
+            sets += pixel_controls(truth, train)
+            # the generator draws from the image target (`_targets` proves it); the retrieval target chooses
+            networks = sorted({getattr(target, "network", "") for target in targets.values()} - {""})
+            settings = ReconstructionSettings(
+                subject=job.subject,
+                split=prepared.split.protocol,
+                target=targets["image"].name,
+                scorer=config.scorer,
+                circular=circular_scorers(networks),
+                protocol=config.pixel_protocol,
+                published=config.published,
+                n_repeats=len(prepared.split.test[0]) / len(prepared.stimulus_ids["test"]),
+                ceiling=float(np.mean([oracle.identification[i] for i in ids]))
+                if oracle.identification
+                else None,
+                near_duplicates=np.array([i in similar for i in ids]),
+                **resampling_units(prepared.study, ids),
+                n_bootstrap=config.n_bootstrap,
+                n_permutations=config.n_permutations,
+                seed=job.seed,
+            )
+            attributes = stimuli.attributes
+            scored = score_reconstructions(
+                sets,
+                truth,
+                settings,
+                distractors=distractors,
+                attributes=None if attributes is None else attributes.reindex(list(ids)),
+            )
+        results.scores += scored.scores
+        results.images += result_images(sets, scored, truth, ids)
+        related = related_scorers(networks, {name for s in scored.scores for name in (s.metric, s.scorer)})
+        return {**facts, "missing": scored.missing, "related": related, "n_images": len(ids)}
+
+    def _keep(
+        self,
+        results: SubjectResults,
+        study: Study,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        models: Sequence[Fitted],
+        gallery: Latents,
+        drawn: np.ndarray,
+    ) -> None:
+        """Keep latents, histories, maps, model files and the truths that the retrieval examples show."""
+        results.latents["ids"] = gallery.ids.astype(np.str_)
+        for model in models:
+            control = "" if model.control == "brain" else f"-{model.control}"
+            for role in model.test:
+                key = f"{model.name}{control}_seed-{model.seed or self.job.seed}_{role}_predicted"
+                results.latents[key] = np.asarray(model.means(role, gallery.ids).values)
+            about = {"model": f"{model.name}{control}", "seed": model.seed}
+            results.history += [{**about, **row} for row in model.facts["history"]]
+            results.routing += [{**about, **row} for row in model.routing]
+        stimuli = study.stimuli
+        assert stimuli is not None
+        for role, target in targets.items():
+            true = target.embed(stimuli, list(gallery.ids)).select(gallery.ids)
+            results.latents[f"{role}_true"] = np.asarray(true.values)
+        results.space = study.space
+        if study.noise is not None:
+            results.maps["ncsnr"] = ncsnr_map(study.noise.ncsnr, study.noise.source)
+        results.maps |= kept_map([prepared.study.recipe])
+        for model in models:
+            if model.control == "brain":
+                results.models |= {path.name: path for path in sorted(model.folder.glob("*.safetensors"))}
+        self._keep_examples(results, study, drawn)
+
+    def _keep_examples(self, results: SubjectResults, study: Study, drawn: np.ndarray) -> None:
+        """Add the truths that retrieval examples show, and of all images that were drawn."""
+        stimuli = study.stimuli
+        assert stimuli is not None
+        examples = set(self._examples(drawn))
+        wanted = set(examples)
+        for row in results.retrieval:
+            if row["stimulus_id"] in examples and row["scorer"] == "cosine-centred":
+                wanted |= {row[f"top{k}"] for k in range(1, 6) if row.get(f"top{k}")}
+        have = {image.stimulus_id for image in results.images if image.control == "truth"}
+        for stimulus_id in sorted(wanted - have):
+            pixels = stimuli.images([stimulus_id])[0]
+            results.images.append(ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels))
+
+    def _model_run(self, split: Split, targets: Mapping[str, Target]) -> dict[str, Any]:
+        """Return what ``bds verify`` needs to make the card's figures again."""
+        config, job = self.config, self.job
+        return {
+            "workflow": self.name,
+            "dataset": job.dataset.card.name,
+            "subject": job.subject,
+            "dataset_options": config.dataset_options,
+            "simulation": config.simulation,
+            "protocol": split.protocol,
+            "split_hash": split.hash,
+            "seed": job.seed,
+            "zscore_by": config.zscore_by,
+            "keep_reliable": config.keep_reliable,
+            "sensors": config.sensors.model_dump(mode="json"),
+            "targets": {"retrieval": config.retrieval_target},
+            "target_names": {role: target.name for role, target in targets.items()},
+            "weights": dict(config.weights),
+            "gallery_sizes": list(config.gallery_sizes),
+        }
+
+    def _facts(
+        self,
+        study: Study,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        models: Sequence[Fitted],
+        splits: list[dict[str, Any]],
+        retrieval: RetrievalScores,
+        oracle: Ceilings,
+        generator: Any,
+        drawn: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        config, job = self.config, self.job
+        recipe = prepared.study.recipe or Recipe()
+        numbers = study_facts(study, prepared.split)
+        if config.keep_reliable is not None:
+            numbers["n_kept"] = int(prepared.study.kept.sum())
+        numbers["warnings"] += sorted(
+            {text for model in models if model.control == "brain" for text in model.facts["warnings"]}
+        )
+        described = [
+            {
+                "name": model.name if model.control == "brain" else f"{model.name} ({model.control})",
+                "seed": model.seed,
+                "target": targets["retrieval"].name,
+                **{key: model.facts[key] for key in ("n_parameters", "seconds", "chosen", "departures")},
+            }
+            for model in models
+        ]
+        drawing = None
+        notes = [f"Not scored by {reason}." for reason in retrieval.missing]
+        notes += [
+            f"{model.name} other than in its paper: {'; '.join(model.facts['departures'])}."
+            for model in models[:1]
+            if model.facts["departures"]
+        ]
+        if generator is not None and drawn is not None:
+            settings = generator.config
+            drawing = {
+                "name": generator.name,
+                "steps": settings.steps,
+                "guidance": settings.guidance,
+                "strength": settings.strength,
+                "candidates": config.n_candidates,
+                "images": drawn["n_images"],
+            }
+            notes += [
+                f"Control {control}: not made, {reason}." for control, reason in drawn["skipped"].items()
+            ]
+            notes += drawn["related"]
+            if "generator" not in drawn["nearest_searched"]:
+                notes.append("The generator's own training images could not be searched for nearest-train.")
+        paragraphs, citations = methods(
+            job.dataset.card,
+            numbers,
+            prepared.split,
+            recipe.describe(),
+            [model for model in described if "(" not in model["name"]],
+            {role: target.name for role, target in targets.items()},
+            drawing,
+            config.model_dump(),
+        )
+        return {
+            "seeds": self.seeds,
+            "study": numbers,
+            "splits": splits,
+            "recipe": recipe.describe(),
+            "models": described,
+            "targets": {role: target.name for role, target in targets.items()},
+            "generator": drawing,
+            "scorers_missing": [] if drawn is None else drawn["missing"],
+            "hub_skewness": retrieval.hub_skewness,
+            "oracle": oracle_facts(oracle),
+            "methods": paragraphs,
+            "citations": citations,
+            "notes": notes,
+        }
+
+
+def resampling_units(study: Study, ids: np.ndarray) -> dict[str, Any]:
+    """Return ``unit`` and ``units`` for the intervals: concepts where several of the images share one, images otherwise."""
+    if "concept" not in study.trials.columns:
+        return {}
+    concept = study.trials.drop_duplicates("stimulus_id").set_index("stimulus_id")["concept"]
+    known = concept.reindex(list(ids))
+    units = known.where(known.notna(), known.index).to_numpy(dtype=object).astype(str)  # alone where unknown
+    return {} if len(set(units)) == len(units) else {"unit": "concept", "units": units}
+
+
+def oracle_facts(oracle: Ceilings) -> dict[str, Any] | None:
+    """Return what the report says of the oracle, or None where there is none."""
+    if not oracle.retrieval:
+        return None
+    facts: dict[str, Any] = {
+        f"retrieval_{direction}_top1 of {size}": value
+        for (direction, size), value in oracle.retrieval.items()
+    }
+    if oracle.identification:
+        facts["identification among matched distractors"] = float(
+            np.mean(list(oracle.identification.values()))
+        )
+    return facts
+
+
+def matched(stimuli: Any, ids: np.ndarray) -> np.ndarray | None:
+    """Return the distractors of all images, of shape (images, candidates, height, width, 3), or None."""
+    found = [stimuli.distractors(stimulus_id) for stimulus_id in ids]
+    if any(images is None or not len(images) for images in found):
+        return None
+    fewest = min(len(images) for images in found)
+    return np.stack([images[:fewest] for images in found])
+
+
+def related_scorers(networks: Sequence[str], scored: Iterable[str]) -> list[str]:
+    """Return a note for CLIP as a scorer beside another CLIP: not the same network, so not circular, but not a stranger."""
+    if "clip" not in scored or "clip" in circular_scorers(networks):
+        return []
+    return [
+        f"Scores by {PUBLISHED['clip'].network}: the images were decoded to, drawn from or chosen by {', '.join(networks)}, "
+        "another network, but one that learned from images with captions as well. Read them beside the other networks' scores."
+    ]
+
+
+def result_images(
+    sets: Sequence[ReconstructionSet], scored: ReconstructionScores, truth: np.ndarray, ids: np.ndarray
+) -> list[ResultImage]:
+    """Return the truths and every image of every set, with its own scores."""
+    found = [
+        ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels)
+        for stimulus_id, pixels in zip(ids, truth, strict=True)
+    ]
+    for one in sets:
+        if one.control in ("mean-image", "flat-grey", "blurred-truth", "shuffled-test"):
+            continue  # made from others, or the same file under another name
+        values = scored.per_image.get(one.key, {})
+        for k, stimulus_id in enumerate(ids):
+            found.append(
+                ResultImage(
+                    stimulus_id=stimulus_id,
+                    control=one.control,
+                    pixels=one.images[k],
+                    stage=one.stage,
+                    model=one.model,
+                    seed=one.seed,
+                    source=one.sources[k] if one.sources else "",
+                    **{metric: float(v[k]) for metric, v in values.items() if np.isfinite(v[k])},
+                )
+            )
+    return found

@@ -1,0 +1,62 @@
+"""How epochs of MEG or EEG are brought to one scale before a model sees them: the order of steps is a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import PositiveFloat, field_validator, model_validator
+
+from braindecode_suite.core.config import Config
+from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
+from braindecode_suite.core.recipe import Step
+from braindecode_suite.core.sensors import SensorSpace
+
+SensorStep = Literal["scale", "baseline", "clip"]
+
+
+class SensorRecipe(Config):
+    """Steps after filtering, resampling and cutting, which are options of the dataset.
+
+    The default order is that of Meta's recent code, of which the paper is silent: the scale is that of the recording, whatever the
+    baseline of a single epoch is. Brainmagick takes the baseline first.
+
+    Attributes
+    ----------
+    order : tuple of {'scale', 'baseline', 'clip'}
+        Each at most once; what is not named is left out.
+    scale_by : {'session', 'run'} or None
+        Column within which every sensor is scaled by median and interquartile range of training rows.
+    baseline : tuple of (float or None, float)
+        Seconds from the picture between which the mean is subtracted; None is the start of the epoch.
+    limit : float
+        Values beyond are clipped, in interquartile ranges.
+    """
+
+    order: tuple[SensorStep, ...] = ("scale", "baseline", "clip")
+    scale_by: Literal["session", "run"] | None = "session"
+    baseline: tuple[float | None, float] = (None, 0.0)
+    limit: PositiveFloat = 20.0
+
+    @field_validator("order")
+    @classmethod
+    def _each_once(cls, value: tuple[SensorStep, ...]) -> tuple[SensorStep, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each step once")
+        return value
+
+    @model_validator(mode="after")
+    def _scaled_before_clipped(self) -> SensorRecipe:
+        if "clip" in self.order and "scale" not in self.order[: self.order.index("clip")]:
+            raise ValueError("order: 'clip' counts in interquartile ranges, so 'scale' comes before it")
+        return self
+
+    def steps(self, space: SensorSpace, scope: str = "train") -> Sequence[Step]:
+        """Return the steps, to be fitted on training rows; `scope` is that of `RobustScale`."""
+        made: dict[SensorStep, Step] = {
+            "scale": RobustScale(by=self.scale_by, scope=scope),
+            "clip": Clip(self.limit),
+        }
+        if "baseline" in self.order:
+            made["baseline"] = Baseline(space.times, *self.baseline)
+        return [made[name] for name in self.order]

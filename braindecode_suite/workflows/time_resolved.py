@@ -1,0 +1,262 @@
+"""What can be decoded when: ridge on windows that slide along the epoch, each tried on every other.
+
+Every window has a map of its own, fitted on the training rows' samples of that window alone. A map costs a closed form, so that the
+whole course is minutes where a network for every window would be a night.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from braindecode_suite.core.config import Config
+from braindecode_suite.core.files import write_aside
+from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.windows import Window, growing_windows, sliding_windows, window_matrix
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.learning.folds import group_folds
+from braindecode_suite.learning.responses import BLOCK
+from braindecode_suite.learning.ridge import RidgeFit, ridge_cv
+from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks
+from braindecode_suite.workflows.fitting import Fitted, Prepared
+from braindecode_suite.workflows.steps import Arrays, Steps
+
+
+class TimeResolvedConfig(Config):
+    """Which windows are decoded.
+
+    Attributes
+    ----------
+    width, stride : float
+        Seconds of the sliding windows and between two of them; 0.1 and 0.025 are the paper's.
+    generalisation_every : float
+        Seconds between the windows that are tried on each other; 0 leaves temporal generalisation out.
+    growing_every : float
+        Seconds between the ends of growing windows, which begin with the epoch; 0 leaves them out.
+    n_folds : int
+        Folds of training images in which the penalties of a window are chosen.
+    """
+
+    width: PositiveFloat = 0.1
+    stride: PositiveFloat = 0.025
+    generalisation_every: NonNegativeFloat = 0.05
+    growing_every: NonNegativeFloat = 0.05
+    n_folds: PositiveInt = Field(default=5, ge=2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sliding:
+    """What sliding windows say of the test images.
+
+    Attributes
+    ----------
+    windows : list of Window
+    similarity : array of float32 of shape (windows, images, gallery)
+        Centred cosine of the mean prediction of each test image with every image of the gallery.
+    generalisation : list of int
+        Places in `windows` of those that were tried on each other.
+    ranks : array of int of shape (trained, tested, images)
+        Distractors above the truth, maps of one window on the samples of another.
+    """
+
+    windows: list[Window]
+    similarity: np.ndarray
+    generalisation: list[int]
+    ranks: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Growing:
+    """What one network says of the test images as more and more of the epoch is seen.
+
+    Attributes
+    ----------
+    windows : list of Window
+        All from the first sample of the epoch.
+    similarity : array of float32 of shape (windows, images, gallery)
+    model : Fitted
+    """
+
+    windows: list[Window]
+    similarity: np.ndarray
+    model: Fitted
+
+
+def map_epochs(steps: Steps, prepared: Prepared) -> np.ndarray:
+    """Return the preprocessed epochs of all trials, memory-mapped: windows cut them many times over.
+
+    Returns
+    -------
+    array of float32 of shape (trials, sensors, times)
+    """
+    study = prepared.study
+    path = steps.path("preprocessed epochs", prepared.identity, ".npy")
+    if not path.is_file():
+        with steps.block("write preprocessed epochs"), write_aside(path) as aside:
+            shape = tuple(study.responses.shape)
+            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, shape[0], BLOCK):
+                rows = np.arange(start, min(start + BLOCK, shape[0]))
+                out[rows] = study.read(rows)
+            out.flush()
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+
+
+def decode_sliding(
+    steps: Steps,
+    prepared: Prepared,
+    epochs: np.ndarray,
+    train_true: Latents,
+    gallery: Latents,
+    config: TimeResolvedConfig,
+) -> Sliding:
+    """Fit a ridge to every window and rank the gallery by it.
+
+    Parameters
+    ----------
+    steps : Steps
+    prepared : Prepared
+        Of one subject, with a `SensorSpace`.
+    epochs : array of shape (trials, sensors, times)
+        See `map_epochs`.
+    train_true, gallery : Latents
+        True latents of training images and of test images, each once.
+    config : TimeResolvedConfig
+    """
+    space = prepared.study.space
+    assert isinstance(space, SensorSpace)
+    windows = sliding_windows(space.times, width=config.width, stride=config.stride)
+    every = round(config.generalisation_every / config.stride) if config.generalisation_every else 0
+    crossed = list(range(0, len(windows), max(1, every))) if every or config.generalisation_every else []
+    key = {
+        **prepared.identity,
+        "target": gallery.target,
+        "windows": [[w.first, w.stop] for w in windows],
+        "crossed": crossed,
+        "n_folds": config.n_folds,
+    }
+
+    def compute() -> tuple[Arrays, dict[str, Any]]:
+        decoder = _WindowDecoder(prepared, epochs, train_true, gallery, config.n_folds)
+        similarity = np.empty((len(windows), len(gallery), len(gallery)), np.float32)
+        fits: list[RidgeFit] = []
+        for k, window in enumerate(windows):
+            fit = decoder.fit(window)
+            similarity[k] = decoder.similarity(fit, window)
+            if k in crossed:
+                fits.append(fit)
+        found = np.empty((len(crossed), len(crossed), len(gallery)), np.int32)
+        for j, k in enumerate(crossed):
+            for i, matrix in enumerate(decoder.similarities(fits, windows[k])):
+                found[i, j] = ranks(matrix, np.arange(len(gallery)))
+        return {"similarity": similarity, "ranks": found}, {}
+
+    arrays, _ = steps.arrays("ridge on sliding windows", key, compute)
+    return Sliding(
+        windows=windows, similarity=arrays["similarity"], generalisation=crossed, ranks=arrays["ranks"]
+    )
+
+
+def decode_growing(
+    steps: Steps,
+    prepared: Prepared,
+    fitted: Fitted,
+    train_true: Latents,
+    gallery: Latents,
+    config: TimeResolvedConfig,
+    device: str,
+) -> Growing:
+    """Ask a network that was trained on windows of random length what it says after each of them.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        An encoder whose config has ``window: growing``.
+    steps, prepared, train_true, gallery, config
+        As for `decode_sliding`.
+    device : str
+    """
+    space = prepared.study.space
+    assert isinstance(space, SensorSpace)
+    windows = growing_windows(space.times, first=config.width, stride=config.growing_every)
+    key = {
+        **prepared.identity,
+        "target": gallery.target,
+        "model": fitted.folder.parent.name,
+        "stops": [w.stop for w in windows],
+    }
+
+    def compute() -> tuple[Arrays, dict[str, Any]]:
+        encoder = ENCODERS[fitted.name].load(
+            fitted.folder, prepared.cohort("test"), device, seed=int(fitted.seed)
+        )
+        similarity = np.empty((len(windows), len(gallery), len(gallery)), np.float32)
+        for k, window in enumerate(windows):
+            until = float(space.times[window.stop - 1])
+            train, test = (
+                encoder.predict(prepared.cohort(part), until=until)["retrieval"].mean_by_stimulus()
+                for part in ("train", "test")
+            )
+            reference = TrainingReference(predicted=train.flat, true=train_true.flat)
+            similarity[k] = cosine_centred(test.select(gallery.ids).flat, gallery.flat, reference)
+        return {"similarity": similarity}, {}
+
+    arrays, _ = steps.arrays(f"{fitted.name} on growing windows", key, compute)
+    return Growing(windows=windows, similarity=arrays["similarity"], model=fitted)
+
+
+class _WindowDecoder:
+    """Ridge on single trials of one window; mean predictions of test images against the gallery."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        epochs: np.ndarray,
+        train_true: Latents,
+        gallery: Latents,
+        n_folds: int,
+    ) -> None:
+        ids = prepared.study.stimulus_ids
+        self.epochs, self.train, self.test = epochs, prepared.split.train[0], prepared.split.test[0]
+        place = {stimulus_id: k for k, stimulus_id in enumerate(train_true.ids)}
+        self.image = np.array([place[i] for i in ids[self.train]])
+        self.latents = np.asarray(train_true.flat, np.float32)
+        self.true_mean = self.latents.mean(axis=0, dtype=np.float64)
+        self.folds = group_folds(self.image, min(n_folds, len(place)))
+        self.gallery = np.asarray(gallery.flat, np.float64)
+        column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
+        self.shown = np.array([column[i] for i in ids[self.test]])
+
+    def fit(self, window: Window) -> RidgeFit:
+        X = window_matrix(self.epochs[self.train], window)
+        return ridge_cv(X, self.latents[self.image], folds=self.folds)
+
+    def similarity(self, fit: RidgeFit, window: Window) -> np.ndarray:
+        """Return the similarity of one map's predictions, of shape (images, gallery)."""
+        return self.similarities([fit], window)[0]
+
+    def similarities(self, fits: Sequence[RidgeFit], window: Window) -> list[np.ndarray]:
+        """Return the similarities of several maps' predictions from the samples of one window."""
+        # maps are linear: mean predictions are predictions of means
+        train = _mean_rows(window_matrix(self.epochs[self.train], window), self.image).mean(axis=0)[None]
+        test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+        found = []
+        for fit in fits:
+            known = np.isfinite(fit.coef[0])
+            predicted, centre = fit.predict(test)[:, known], fit.predict(train)[:, known]
+            reference = TrainingReference(predicted=centre, true=self.true_mean[None, known])
+            found.append(cosine_centred(predicted, self.gallery[:, known], reference))
+        return found
+
+
+def _mean_rows(X: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return the mean of the rows of each group, 0 to the number of groups less one."""
+    counts = np.bincount(group)
+    starts = np.cumsum(counts) - counts
+    sums = np.add.reduceat(X[np.argsort(group, kind="stable")], starts, axis=0, dtype=np.float64)
+    return np.asarray((sums / counts[:, None]).astype(np.float32))
