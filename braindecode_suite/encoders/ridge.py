@@ -202,8 +202,8 @@ class RidgeEncoder:
         flat = [flatten_times(study, every=self.config.every)[0] for study in cohort.studies]
         scalers: list[UnitScaler] = []
         for study, rows in zip(flat, cohort.rows, strict=True):
-            scaler, missing = fit_masked_scaler(study, rows)
-            scalers.append(scaler)
+            own, missing = fit_masked_scaler(study, rows)
+            scalers.append(own)
             imputed[study.subject] = {
                 "units": len(missing),
                 "missing_in_all": int((missing == len(rows)).sum()),
