@@ -561,8 +561,7 @@ def test_the_explained_share_counts_what_components_leave_out() -> None:
     values = rng.standard_normal((9, 2, 5)).astype(np.float32)
     basis = np.linalg.qr(rng.standard_normal((10, 3)))[0].T.astype(np.float32)
     low_rank = LowRankLatents(lambda ids: values[[int(i) for i in ids]], list("012345678"), basis)
-    nothing: Any = None
-    target = RoleTarget(nothing, low_rank, 2)
+    target = RoleTarget(None, low_rank, 2)  # type: ignore[arg-type]
     ids = ["4", "2", "7"]
     flat = values[[4, 2, 7]].reshape(3, -1)
     predicted = rng.standard_normal((3, 3)).astype(np.float32)

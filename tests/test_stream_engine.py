@@ -14,9 +14,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.stream import Chunk, Marker, StreamFacts
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording
+from braindecode_suite.encoders.ridge import RidgeEncoder
 from braindecode_suite.learning.synthetic import TableTarget
 from braindecode_suite.workflows.stream import as_live, match_trials
 from braindecode_suite.workflows.stream_bundle import lay_out_windows, read_stream_bundle, save_stream_bundle
@@ -27,7 +29,7 @@ from braindecode_suite.workflows.stream_sensors import SensorWatch
 from braindecode_suite.workflows.stream_trials import MarkerTimes, TriggerChannel
 from tests.meg_files import SFREQ
 
-SECONDS = 9.0
+SECONDS = 6.6
 
 
 class Replay:
@@ -80,7 +82,7 @@ def test_the_stream_gives_the_scores_and_lists_of_the_offline_pipeline(replay, c
     parity = replay.parity(summary)
     windows = len(replay.world.bundle.windows_of(multiple))
     assert parity.holds, parity
-    assert parity.n_trials >= 12
+    assert parity.n_trials >= 8
     assert parity.n_answers == parity.n_trials * windows
     assert summary.n_skipped == 0
 
@@ -110,7 +112,10 @@ def test_the_evidence_is_a_probability_that_ends_early_at_the_confidence(replay)
     _, whole = replay.run(replay.source())
     for answer in whole.answers:
         assert answer.probabilities.sum() == pytest.approx(1)
-    level = float(np.median([a.probabilities.max() for a in whole.answers if a.last]))
+    surest: dict[int, float] = {}
+    for answer in whole.answers:
+        surest[answer.trial] = max(surest.get(answer.trial, 0.0), float(answer.probabilities.max()))
+    level = float(np.median(list(surest.values())))
     _, early = replay.run(replay.source(), confidence=level)
     assert 0 < early.n_decided < early.n_trials
     assert early.n_answers < whole.n_answers
@@ -140,7 +145,7 @@ def test_a_short_gap_is_bridged_and_its_trials_are_flagged_and_undecided(replay)
     for answer in gapped.answers:
         if answer.trial < 4:
             assert_allclose(answer.scores, before[answer.trial, answer.window], atol=1e-6)
-        if answer.trial > 8:  # samples keep their numbers, and the filters forget
+        if answer.trial > 7:  # samples keep their numbers, and the filters forget
             assert_allclose(answer.scores, before[answer.trial, answer.window], atol=0.2)
 
 
@@ -148,9 +153,7 @@ def test_a_long_gap_starts_the_filters_anew_and_loses_the_open_trials(replay):
     told: list[tuple[str, dict[str, Any]]] = []
     drop = int((replay.markers[3].time + 0.2) * SFREQ / 6)
     dropped = tuple(range(drop, drop + 30))  # 0.75 s
-    _, summary = replay.run(
-        replay.source(faults=Faults(dropped=dropped)), lambda *line: told.append(line)
-    )
+    _, summary = replay.run(replay.source(faults=Faults(dropped=dropped)), lambda *line: told.append(line))
     kinds = [kind for kind, _ in told]
     assert kinds.count("restart") == 1
     lost = [facts["trial"] for kind, facts in told if kind == "lost"]
@@ -246,6 +249,15 @@ def test_a_stream_that_does_not_fit_is_refused_with_both_sides(replay, facts, op
         StreamEngine(replay.world.bundle, replay.world.encoder, stream, EngineOptions(**options))
 
 
+def test_one_sample_that_is_not_finite_masks_its_sensor_in_that_picture(replay):
+    data = replay.data.copy()
+    data[2, int((replay.markers[2].time + 0.05) * SFREQ)] = np.inf
+    _, summary = replay.run(replay.source(data=data))
+    flag = "1 sensors were flat or not finite, and are masked"
+    assert {a.trial for a in summary.answers if flag in a.flags} == {3}
+    assert all(np.isfinite(a.scores).all() for a in summary.answers)
+
+
 @pytest.mark.parametrize("fault", ["nan", "flat"])
 def test_a_sensor_that_fails_is_masked_while_it_does_and_never_poisons_the_filters(replay, fault):
     data = replay.data.copy()
@@ -307,8 +319,8 @@ def test_markers_that_come_late_or_early_are_placed_when_they_can_be():
     assert times.resolve(()) == [(pytest.approx(120.5), "later")]
     times.push(2.5 + np.arange(150) / 100, False, 50)  # half a second missing
     assert times.resolve((Marker(2.6, "after"), Marker(0.2, "gone"))) == [(260.0, "after"), (-1.0, "gone")]
-    times.push(90 + np.arange(50) / 100, True, 0)
-    assert times.resolve((Marker(90.1, "new clock"),)) == [(410.0, "new clock")]
+    times.push(1 + np.arange(50) / 100, True, 0)  # set back by three seconds
+    assert times.resolve((Marker(1.1, "new clock"),)) == [(410.0, "new clock")]
 
 
 def test_a_picture_whose_baseline_was_not_recorded_is_lost_and_said(replay):
@@ -360,7 +372,7 @@ def test_overload_skips_windows_and_says_so_but_takes_every_sample(replay):
     )
     summary = run_stream(engine, source, keep=True, clock=clock)
     skips = [facts for kind, facts in told if kind == "skip"]
-    assert summary.n_skipped == len(skips) > 50
+    assert summary.n_skipped == len(skips) > 30
     assert skips[0]["why"] == "overload"
     assert (summary.n_samples, summary.n_missing) == (replay.data.shape[1], 0)
     assert source.held == 0
@@ -502,6 +514,67 @@ def test_what_cannot_be_decoded_live_is_not_saved(replay, tmp_path):
             tmp_path, world.encoder, Cohort.of(world.study, world.rows), other, target, model="meg-module"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_of_whole_epochs_answers_once_at_their_end(replay, tmp_path):
+    world = replay.world
+    encoder = type(world.encoder)(
+        world.encoder.config.model_copy(update={"window": "none"}), world.encoder.context
+    )
+    encoder.__dict__ |= {k: v for k, v in vars(world.encoder).items() if k not in ("config", "context")}
+    encoder.save(tmp_path)
+    calibration, target = Cohort.of(world.study, world.rows), TableTarget("toy", world.bundle.gallery.values)
+    save_stream_bundle(
+        tmp_path, encoder, calibration, world.bundle.gallery, target, model="meg-module", stride=0.05
+    )
+    bundle, loaded = read_stream_bundle(tmp_path)
+    assert bundle.windows.tolist() == [61]
+    source = replay.source()
+    summary = run_stream(StreamEngine(bundle, loaded, source.facts, EngineOptions()), source, keep=True)
+    assert [a.trial for a in summary.answers if a.last] == [a.trial for a in summary.answers]
+    rows, trials = match_trials(world.study, world.recording, bundle, summary.starts)
+    parity = compare(bundle, loaded, as_live(world.study, bundle), rows, summary.answers, trials)
+    assert parity.holds, parity
+
+
+def test_ridge_on_whole_epochs_is_decoded_live_as_offline(replay, tmp_path):
+    world = replay.world
+    train = np.flatnonzero(world.study.trials["session"] == "01")
+    target = TableTarget("toy", world.bundle.gallery.values)
+    ridge = RidgeEncoder(RidgeEncoder.preset("default"), FitContext(work_dir=tmp_path / "fit"))
+    calibration = Cohort.of(world.study, world.rows)
+    ridge.fit(Cohort.of(world.study, train), calibration, {"retrieval": target})
+    ridge.save(tmp_path)
+    save_stream_bundle(tmp_path, ridge, calibration, world.bundle.gallery, target, model="ridge")
+    bundle, loaded = read_stream_bundle(tmp_path)
+    assert bundle.masks_missing  # by the training mean
+    assert bundle.evidence[1].log_loss[-1] < np.log(30) - 0.1
+    source = replay.source()
+    summary = run_stream(StreamEngine(bundle, loaded, source.facts, EngineOptions()), source, keep=True)
+    rows, trials = match_trials(world.study, world.recording, bundle, summary.starts)
+    parity = compare(bundle, loaded, as_live(world.study, bundle), rows, summary.answers, trials)
+    assert parity.holds, parity
+    assert parity.n_answers == parity.n_trials >= 8
+
+
+def test_a_picture_outside_the_gallery_takes_the_place_of_another_in_calibration(replay, tmp_path):
+    world = replay.world
+    whole = world.bundle.gallery
+    some = Latents(whole.values[:20], whole.ids[:20], whole.target, "true")
+    rows = world.rows[world.study.trials["stimulus_id"].iloc[world.rows].astype(int) >= 20]
+    world.encoder.save(tmp_path)
+    bundle = save_stream_bundle(
+        tmp_path,
+        world.encoder,
+        Cohort.of(world.study, rows),
+        some,
+        TableTarget("toy", whole.values),
+        model="meg-module",
+        stride=0.1,
+    )
+    evidence = bundle.evidence[1]
+    assert (evidence.n_candidates, evidence.n_trials) == (20, len(rows))
+    assert evidence.log_loss[-1] < np.log(20) - 0.2
 
 
 def test_answers_of_trials_that_the_study_lacks_are_no_parity(replay):

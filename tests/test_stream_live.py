@@ -20,8 +20,9 @@ from numpy.testing import assert_allclose
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import Latents
 from braindecode_suite.datasets.stream_file import open_recording, replay_raw
-from braindecode_suite.workflows.stream import StreamJob, as_live, match_trials, open_source
+from braindecode_suite.workflows.stream import StreamJob, as_live, make_draw, match_trials, open_source
 from braindecode_suite.workflows.stream_engine import EngineOptions, StreamEngine
 from braindecode_suite.workflows.stream_latency import Latencies
 from braindecode_suite.workflows.stream_log import LogSource, StreamLog, header_of, read_log
@@ -200,6 +201,13 @@ def test_what_cannot_start_is_one_line_and_exit_code_2(stream_world, capsys, wor
     assert error.count("\n") == 1
 
 
+def test_a_stream_that_does_not_fit_leaves_no_log(stream_world, tmp_path):
+    log = tmp_path / "log.jsonl"
+    words = ["--hop", "25", "--trigger", "X", "--log", str(log)]
+    assert run(stream_world, *recording(stream_world), *words) == 2
+    assert not log.exists()
+
+
 def test_a_recording_without_events_is_refused_with_the_way_out(stream_world, tmp_path, capsys):
     alone = tmp_path / "alone_meg.fif"
     shutil.copy(stream_world.recording, alone)
@@ -261,6 +269,24 @@ def test_a_preview_that_fails_says_so_and_ends_nothing():
     preview.offer(2)
     assert preview.error == "RuntimeError: no memory"
     assert preview.n_dropped == 1
+
+
+def test_previews_are_drawn_by_a_generator_of_the_encoders_targets(
+    kandinsky_folder, open_clip_folder, tmp_path
+):
+    generators = pytest.importorskip(
+        "braindecode_suite.decoders.generators", reason="diffusers is not installed"
+    )
+    generator = generators.make_generator("tiny-kandinsky", tmp_path, kandinsky_folder, open_clip_folder)
+    name = generator.inputs["image"]
+    draw = make_draw(generator, {"retrieval": {"name": name}, "image": {"name": name}})
+    values = np.random.default_rng(0).standard_normal((1, 1, 16), dtype=np.float32)
+    latents = {"image": Latents(values, np.array([""], dtype=object), name, "predicted")}
+    image = draw(latents)
+    assert image.shape == (64, 64, 3)
+    assert image.dtype == np.uint8
+    with pytest.raises(InputError, match=r"`preview`: expected image = .*; found image = 'other'"):
+        make_draw(generator, {"image": {"name": "other"}})
 
 
 def test_quantiles_of_the_histogram_are_those_of_the_durations():
@@ -460,7 +486,7 @@ def test_a_browser_shows_ranked_pictures_evidence_latency_and_flags_as_they_come
         browser.close()
     assert "decided: cup (90.0 %)" in dom
     assert "picture 1, 300 ms after it appeared" in dom
-    assert dom.count("<li>") + dom.count('<li class=') == 3
+    assert dom.count("<li>") + dom.count("<li class=") == 3
     assert 'src="/picture/2"' in dom
     assert "1. cup (shown)" in dom
     assert dom.count('<path class="c') == 3

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.ring import RingBuffer
 from braindecode_suite.core.stream import Chunk, Marker, StreamFacts, StreamSource, match_channels
 from braindecode_suite.core.stream_clock import StreamClock
-from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording
+from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording, replay_raw
 
+SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "meg"
 FACTS = StreamFacts("array", ("a", "b"), 1000.0)
 DATA = np.random.default_rng(0).standard_normal((2, 1005))
 NEEDS_LSL = pytest.mark.skipif(importlib.util.find_spec("mne_lsl") is None, reason="mne-lsl is not installed")
@@ -203,6 +206,19 @@ def test_channels_are_matched_by_name_and_then_without_the_machine():
         InputError, match=r"expected a channel of its own for each sensor; found one for several"
     ):
         match_channels(["a-1", "a-2"], ["a"], "s", masks_missing=True)
+
+
+@pytest.mark.parametrize("name", ["testdata_ctf_short_discontinuous.ds", "sample_audvis_trunc_raw_sss.fif"])
+def test_a_real_recording_is_replayed_to_the_sample(name):
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"no {name} at {SHARED_DATA} (BDS_SHARED_DATA)")
+    raw = open_recording(path)
+    source = replay_raw(raw, name, chunk=777)
+    chunks = read_all(source)
+    assert source.facts.names == tuple(raw.ch_names)
+    assert source.facts.sfreq == raw.info["sfreq"]
+    assert_array_equal(np.concatenate([c.data for c in chunks], axis=1), raw.get_data())
 
 
 @NEEDS_LSL

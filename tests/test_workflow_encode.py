@@ -35,7 +35,14 @@ from braindecode_suite.learning.synthetic import make_latents, make_study
 from braindecode_suite.metrics.encoding import encoding_r, encoding_r2_nc
 from braindecode_suite.report.subject import write_subject_report
 from braindecode_suite.workflows.encode_fitting import features_of, halve_validation, measured
-from braindecode_suite.workflows.encode_routing import RELATIVE, Look, map_rows, object_parts, routing_rows
+from braindecode_suite.workflows.encode_routing import (
+    RELATIVE,
+    Look,
+    field_rows,
+    map_rows,
+    object_parts,
+    routing_rows,
+)
 from braindecode_suite.workflows.encode_scoring import (
     BEST_RIVAL,
     CORRECTION,
@@ -179,6 +186,36 @@ def test_maps_models_and_a_report_are_there(finished: Path, facts: dict) -> None
     assert "Attention routing predicts responses to 40 new images with a mean r of" in text
     write_subject_report(finished, "01", "encode")
     assert (finished / "sub-01.html").read_text() == text
+
+
+def test_every_region_is_ablated_and_has_a_field_and_maps_by_head(
+    finished: Path, scores: pd.DataFrame, facts: dict
+) -> None:
+    ablation = scores[scores["metric"].str.startswith("routing_ablation_")]
+    regions = set(scores.loc[scores["metric"] == "routing_location_share", "roi"]) - {"rest"}
+    for target in facts["encoding"]["routing"]["sources"]:
+        own = ablation[ablation["target"] == target]
+        assert set(own["roi"]) <= regions
+        assert {"V1v", "FFA-1", "PPA"} <= set(own["roi"])
+        change = own[own["metric"] == "routing_ablation_change"].pivot_table(
+            index="roi", columns="scorer", values="value"
+        )
+        ratio = own[own["metric"] == "routing_ablation_ratio"].set_index("roi")
+        assert (change["most attended tokens"] >= 0).all()
+        assert (ratio["ci_low"] <= ratio["value"]).all()
+        assert (ratio["value"] <= ratio["ci_high"]).all()
+        assert set(own["n"]) == {40}
+        assert set(own["seed"]) == {"0,1"}
+    fields = scores[scores["metric"].str.startswith("routing_field_")]
+    assert fields["value"].between(0, 1).all()
+    assert set(fields["roi"]) == regions | {"rest"}
+    kept = arrays(finished)
+    assert kept["routing_0_heads"].shape[:3] == (3, 2, kept["routing_0"].shape[1])
+    assert_allclose(kept["routing_0_heads"].sum(axis=(3, 4)), 1, atol=0.5)  # the rest is the class token's
+    text = (finished / "sub-01.html").read_text()
+    for part in ("routing-ablation-", "routing-fields-", "heads-0-", "table-ablation"):
+        assert f'id="{part}' in text, part
+    assert "They explain a prediction only where" in text
 
 
 def test_the_summary_says_what_the_intervals_say_and_speaks_of_no_real_recordings(
@@ -514,6 +551,29 @@ def test_a_fixed_place_is_told_from_content_and_sides_are_named() -> None:
     assert rows["a", "routing_left_minus_right"].value == rows["a", "routing_upper_minus_lower"].value == 1
     low, high = (getattr(rows["b", "routing_upper_minus_lower"], end) for end in ("ci_low", "ci_high"))
     assert low < 0 < high
+
+
+def test_the_field_of_each_hemisphere_is_where_its_queries_look() -> None:
+    grid = Grid(
+        height=8, width=9, seen=np.arange(9)[None].repeat(8, axis=0) < 8
+    )  # the last column is padding
+    y, x = (np.indices((8, 9)) + 0.5) / 8
+    sides = [np.exp(-((x - c) ** 2 + (y - 0.4) ** 2) / (2 * 0.12**2)) * grid.seen for c in (0.75, 0.25)]
+    maps = np.stack([np.tile((side / side.sum()).ravel(), (12, 1)) for side in sides], axis=1)
+    look = Look(
+        model="m", seed="0", control="brain", target="t", maps=maps, queries=("lh.a", "rh.a"), grid=grid
+    )
+    rows = {
+        (row.metric, row.scorer): row.value
+        for row in field_rows(look, Settings(subject="01", split="s", n_bootstrap=200))
+    }
+    assert rows["routing_field_x", "left hemisphere"] == pytest.approx(0.75, abs=1e-3)
+    assert rows["routing_field_x", "right hemisphere"] == pytest.approx(0.25, abs=1e-3)
+    for side in ("left hemisphere", "right hemisphere"):
+        assert rows["routing_field_y", side] == pytest.approx(0.4, abs=1e-3)
+        assert rows["routing_field_sd", side] == pytest.approx(0.12, abs=1e-3)
+        assert rows["routing_field_explained", side] == pytest.approx(1, abs=1e-4)
+    assert rows["routing_field_explained", ""] < 0.8  # two bumps are no Gaussian
 
 
 def test_routing_is_told_from_what_draws_the_regions_of_all_categories() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.files import data_hash
+from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.spaces import check_rois
 
 if TYPE_CHECKING:
@@ -121,3 +122,30 @@ class SensorSpace:
             )
         tmin = 0.0 if values.ndim == 1 else float(self.times[0])
         return mne.EvokedArray(values.reshape(self.n_units, -1), self.info(), tmin=tmin, verbose="error")
+
+
+def write_evokeds(path: Path, space: SensorSpace, values: Mapping[str, np.ndarray]) -> None:
+    """Write values over sensors and times as MNE's evoked responses, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its name must end in ``-ave.fif`` or ``_ave.fif``.
+    space : SensorSpace
+    values : mapping of name to array of shape (sensors, times)
+        NaN is written as 0, as MNE knows no other; such sensors are marked bad.
+    """
+    import mne
+
+    evokeds = []
+    for name, given in values.items():
+        evoked = space.inverse_transform(np.nan_to_num(given))
+        evoked.comment = name
+        evoked.info["bads"] = [
+            sensor for sensor, row in zip(space.names, given, strict=True) if np.isnan(row).any()
+        ]
+        evokeds.append(evoked)
+    with write_aside(path) as aside:
+        mne.write_evokeds(
+            aside, evokeds, overwrite=True, verbose="error"
+        )  # the name aside is not the last one

@@ -36,6 +36,8 @@ PROTOCOLS = Registry(
         "god-imagery": "braindecode_suite.datasets.protocols_releases:god_imagery",
         "algonauts2023": "braindecode_suite.datasets.protocols_releases:algonauts2023",
         "things-fmri-zero-shot": "braindecode_suite.datasets.protocols_releases:things_fmri_zero_shot",
+        "things-meg-zero-shot": "braindecode_suite.datasets.protocols_meg:things_meg_zero_shot",
+        "things-meg-original": "braindecode_suite.datasets.protocols_meg:things_meg_original",
         "things-fmri-original": "braindecode_suite.datasets.protocols_releases:things_fmri_original",
         "things-eeg2-200way": "braindecode_suite.datasets.protocols_eeg:things_eeg2_200way",
         "digits69-10x10fold": "braindecode_suite.datasets.digits69:ten_by_ten_fold",

@@ -154,8 +154,8 @@ class BidsMegDataset:
             "leave-one-session-out",
             "leave-one-subject-out",
         ),
-        workflow="classical-decoding",
-        preset="default",
+        workflow="meg",
+        preset="tiny",
         source="Yours; or any MEG or EEG dataset of OpenNeuro by its number, `bds fetch ds004212 --data-dir DIR`.",
     )
 

@@ -52,13 +52,13 @@ class MEGStudySize(Config):
 
 MEG_SIZES: dict[str, MEGStudySize] = {
     "seconds": MEGStudySize(
-        n_subjects=2, n_train=48, n_twice=6, n_test=8, test_repeats=3, sessions=3, runs_per_session=1
+        n_subjects=2, n_train=100, n_twice=6, n_test=8, test_repeats=3, sessions=3, runs_per_session=1
     ),
     "small": MEGStudySize(
         n_subjects=2, n_train=240, n_twice=40, n_test=40, test_repeats=4, sessions=2, runs_per_session=2
     ),
     "demo": MEGStudySize(
-        n_subjects=4, n_train=1800, n_twice=250, n_test=100, test_repeats=5, sessions=3, runs_per_session=6
+        n_subjects=4, n_train=1800, n_twice=150, n_test=200, test_repeats=3, sessions=3, runs_per_session=6
     ),
     "large": MEGStudySize(
         n_subjects=4, n_train=6000, n_twice=600, n_test=200, test_repeats=12, sessions=6, runs_per_session=10

@@ -161,8 +161,8 @@ simulation/{parameters.json,scenes.tsv,captions.tsv,distractors.hdf5,sub-01_trut
 """,
         citation="Simulated by braindecode_suite; design after Hebart et al., eLife 12, e82580 (2023).",
         protocols=("as-given", "random-by-image", "leave-one-session-out-new-images"),
-        workflow="classical-decoding",
-        preset="default",
+        workflow="meg",
+        preset="simulated",
         source="It writes itself: `bds run simulated-meg OUTPUT_DIR participant`, into --data-dir where one is named.",
         simulated=True,
     )

@@ -100,8 +100,8 @@ class ThingsEEG2:
         tree=TREE,
         citation="Gifford et al. 2022, A large and rich EEG dataset for modeling human visual object recognition, NeuroImage 264, 119754",
         protocols=("things-eeg2-200way", "random-by-image"),
-        workflow="classical-decoding",
-        preset="default",
+        workflow="meg",
+        preset="tiny",
         source="osf.io/3jk45 (preprocessed epochs), osf.io/y63gw (images).",
     )
     options_class: ClassVar[type[Config]] = ThingsEEG2Options

@@ -200,10 +200,10 @@ class RidgeEncoder:
         self._check_poolable(cohort)
         mean, position = self.config.repeats == "mean", {i: k for k, i in enumerate(ids)}
         flat = [flatten_times(study, every=self.config.every)[0] for study in cohort.studies]
-        scalers: list[UnitScaler] = []
+        scalers: list[MaskedScaler] = []
         for study, rows in zip(flat, cohort.rows, strict=True):
-            own, missing = fit_masked_scaler(study, rows)
-            scalers.append(own)
+            scaler, missing = fit_masked_scaler(study, rows)
+            scalers.append(scaler)
             imputed[study.subject] = {
                 "units": len(missing),
                 "missing_in_all": int((missing == len(rows)).sum()),

@@ -213,7 +213,9 @@ class SensorEncoder(ABC, Generic[ConfigT]):
         self._check_fitted()
         subjects = self._find_subjects(cohort, "cohort")
         n_times = self._window(cohort, until)
-        network, device = self.network_.to(self.context.device), self.context.device
+        network, device = self.network_, self.context.device
+        if next(network.parameters()).device.type != torch.device(device).type:
+            network.to(device)
         if network.training:  # `eval` forgets what attention keeps of the layout
             network.eval()
         parts: dict[str, list[np.ndarray]] = {role: [] for role in self.facts_["targets"]}

@@ -62,7 +62,9 @@ class Results:
         ``OUTPUT_DIR`` and ``OUTPUT_DIR/sub-XX/decoding``.
     subject, workflow : str
     scores : DataFrame
-        The score table at all data, empty if there is none.
+        The score table at all data and of whole epochs, empty if there is none.
+    windows : DataFrame
+        The rows of the table that are of windows of an epoch.
     first_minutes : DataFrame
         The rows of the table that were trained on the first minutes of the recording.
     facts : dict
@@ -71,6 +73,8 @@ class Results:
         One row a query, an image file, an epoch, a classified example, a latent query and region.
     mask : Path or None
         NIfTI file.
+    evoked : Path or None
+        FIF file.
     maps : dict of str to StatMap
         Maps of the brain by their ``stat-`` label, in the order in which they were made.
     """
@@ -81,6 +85,7 @@ class Results:
     workflow: str
     scores: pd.DataFrame
     facts: Mapping[str, Any]
+    windows: pd.DataFrame = field(default_factory=lambda: scores_table([]))
     first_minutes: pd.DataFrame = field(default_factory=lambda: scores_table([]))
     retrieval: pd.DataFrame | None = None
     images: pd.DataFrame | None = None
@@ -88,12 +93,13 @@ class Results:
     predictions: pd.DataFrame | None = None
     routing: pd.DataFrame | None = None
     mask: Path | None = None
+    evoked: Path | None = None
     maps: Mapping[str, StatMap] = field(default_factory=dict)
 
     @property
     def table(self) -> pd.DataFrame:
-        """Every row of the score table, those of the first minutes last."""
-        parts = [part for part in (self.scores, self.first_minutes) if len(part)]
+        """Every row of the score table, those of windows and of the first minutes last."""
+        parts = [part for part in (self.scores, self.windows, self.first_minutes) if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else self.scores
 
     @property
@@ -199,16 +205,17 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
             found="neither",
             hint="run the participant level first",
         )
-    mask = folder / f"{stem}_mask.nii.gz"
+    mask, evoked = folder / f"{stem}_mask.nii.gz", folder / f"{stem}_ave.fif"
     facts = read_json(facts_path) if facts_path.is_file() else {}
     table = read_scores(scores_path) if scores_path.is_file() else scores_table([])
-    part = table["minutes"].notna()
+    part, window = table["minutes"].notna(), table["time_start"].notna()
     return Results(
         output_dir=Path(output_dir),
         folder=folder,
         subject=subject,
         workflow=workflow,
-        scores=table[~part].reset_index(drop=True),
+        scores=table[~part & ~window].reset_index(drop=True),
+        windows=table[~part & window].reset_index(drop=True),
         first_minutes=table[part].reset_index(drop=True),
         facts=facts,
         retrieval=read_table(folder / f"{stem}_retrieval.tsv", ("stimulus_id", "rank", "gallery")),
@@ -217,6 +224,7 @@ def read_results(output_dir: Path, subject: str, workflow: str) -> Results:
         predictions=read_table(folder / f"{stem}_predictions.tsv", ("model", "truth", "predicted")),
         routing=read_table(folder / f"{stem}_routing.tsv", ("role", "group", "region", "weight")),
         mask=mask if mask.is_file() else None,
+        evoked=evoked if evoked.is_file() else None,
         maps=find_maps(folder, stem, read_json, list(mapping(mapping(facts.get("brain")).get("maps")))),
     )
 

@@ -16,6 +16,7 @@ from braindecode_suite.report.encoding import encoding
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
 from braindecode_suite.report.figures import FigureBlock, identification_forest, learning_curves, rank_figure
 from braindecode_suite.report.minutes import minutes_section
+from braindecode_suite.report.panels import Panel
 from braindecode_suite.report.render import render
 from braindecode_suite.report.results import Results, mapping, read_results, sequence
 from braindecode_suite.report.routing import routing_views
@@ -34,6 +35,7 @@ from braindecode_suite.report.tables import (
     retrieval_tables,
     scene_table,
 )
+from braindecode_suite.report.time_courses import time_panel
 from braindecode_suite.report.vectors import vectors_panel
 from braindecode_suite.report.wording import (
     CANDIDATE_NOTES,
@@ -74,6 +76,15 @@ def write_subject_report(output_dir: Path, subject: str, workflow: str) -> Path:
     return path
 
 
+def sensors(results: Results) -> Panel | None:
+    """Return the section on sensors; MNE is imported only where there are some."""
+    if results.evoked is None:
+        return None
+    from braindecode_suite.report.sensors import sensor_panel
+
+    return sensor_panel(results)
+
+
 def _no_oracle(results: Results) -> str:
     if results.simulated:
         return "this workflow asks none; noise ceilings stand beside the scores that have one."
@@ -106,7 +117,14 @@ def subject_context(results: Results) -> dict[str, Any]:
         "retrieved": retrieved(results),
         "recon": recon,
         "panels": [
-            panel for panel in (vectors_panel(results), similarity_panel(results)) if panel is not None
+            panel
+            for panel in (
+                vectors_panel(results),
+                similarity_panel(results),
+                sensors(results),
+                time_panel(results),
+            )
+            if panel is not None
         ],
         "classes": classification(results),
         "encoding": encoding(results),

@@ -6,6 +6,7 @@ WORKFLOWS = Registry(
     "workflow",
     {
         "mindeye": "braindecode_suite.workflows.mindeye:MindEyeWorkflow",
+        "meg": "braindecode_suite.workflows.meg:MegWorkflow",
         "encode": "braindecode_suite.workflows.encode:EncodeWorkflow",
         "image-prior": "braindecode_suite.workflows.image_prior:ImagePriorWorkflow",
         "classical-decoding": "braindecode_suite.workflows.classical:ClassicalWorkflow",

@@ -23,6 +23,7 @@ from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
 from braindecode_suite.workflows.brain_maps import ncsnr_map
+from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.controls import relabelled_ridge
 from braindecode_suite.workflows.facts import kept_map, leakage_card, methods, study_facts
 from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
@@ -374,10 +375,12 @@ class Decoding:
         name: str = "",
         where: str = "",
         shuffled: bool = False,
+        changes: Mapping[str, Any] | None = None,
     ) -> Fitted:
-        """Fit one seed of the encoder, or of one that stands `beside`."""
+        """Fit one seed of the encoder, with `changes` to its settings, or of one that stands `beside`."""
         config = self.config
-        settings = encoder_config(config.encoder, config.encoder_preset, config.encoder_settings)
+        own = merge(dict(config.encoder_settings), dict(changes or {}))
+        settings = encoder_config(config.encoder, config.encoder_preset, own)
         if name:
             settings = encoder_config(name, "", config.beside_settings.get(name, {}))
         name = name or config.encoder
@@ -539,9 +542,7 @@ class Decoding:
         """Score a second protocol by the baseline and the first seed, retrieval only; return its leakage card."""
         split = self.split(study, protocol, targets["retrieval"])
         card, similar = self._leakage(steps, study, split)
-        found = self.brief(
-            steps, self.prepare(study, split), targets, f" ({protocol})", similar, Ceilings()
-        )
+        found = self.brief(steps, self.prepare(study, split), targets, f" ({protocol})", similar, Ceilings())
         results.scores += found.scores
         return card
 

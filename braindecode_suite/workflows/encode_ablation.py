@@ -164,14 +164,26 @@ def ablate_tokens(
     }
     if not regions:
         return []
-    parts: list[dict[str, Arrays]] = []
+    study, train = data.prepared.study, data.prepared.split.train[0]
+    stimuli, train_ids = Cohort.of(study).stimuli, sorted(set(study.stimulus_ids[train].astype(str)))
+    parts: list[Arrays] = []
     for fit in fits:
 
         def compute(fit: FittedImageEncoder = fit) -> tuple[Arrays, dict[str, Any]]:
             model = IMAGE_ENCODERS[fit.name].load(fit.folder, device=device)
             kept: Arrays = {}
+            test = features_of(data, sources, "test")
             for k, source in enumerate(sources):
-                own = _Ablation(model, fit, source, data, sources, at, share, settings)
+                own = Ablation(
+                    model=model,
+                    source=source.name,
+                    rows={name: _Some(rows, at) for name, rows in test.items()},
+                    maps=np.asarray(fit.attention[source.name][at], np.float64),
+                    allowed=image_tokens(source.grid),
+                    mean=mean_token(source.rows(stimuli, train_ids)),
+                    share=share,
+                    seed=settings.seed,
+                )
                 found = own.measure(regions, known, scores.truth[at], weights)
                 kept |= {f"{name}_{k}": values for name, values in found.items()}
             return kept, {}
@@ -199,33 +211,38 @@ def ablate_tokens(
     ]
 
 
-class _Ablation:
-    """One fitted model without some tokens of one source of features."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ablation:
+    """One fitted model without some tokens of one source of features.
 
-    def __init__(
-        self,
-        model: Any,
-        fit: FittedImageEncoder,
-        source: FeatureSource,
-        data: EncodingData,
-        sources: Sequence[FeatureSource],
-        at: np.ndarray,
-        share: float,
-        settings: Settings,
-    ) -> None:
-        self.model, self.source, self.share, self.seed = model, source, share, settings.seed
-        test = features_of(data, sources, "test")
-        self.rows: dict[str, Rows] = {name: _Some(rows, at) for name, rows in test.items()}
-        self.maps = np.asarray(fit.attention[source.name][at], np.float64)  # (images, queries, tokens)
-        self.allowed = image_tokens(source.grid)
-        study, train = data.prepared.study, data.prepared.split.train[0]
-        ids = sorted(set(study.stimulus_ids[train].astype(str)))
-        self.mean = mean_token(source.rows(Cohort.of(study).stimuli, ids))
+    Attributes
+    ----------
+    model : ImageEncoder
+    source : str
+    rows : dict of str to Rows
+        Features of the images, of every source of the model.
+    maps : array of shape (images, queries, tokens)
+        Attention to the tokens of `source`.
+    allowed : array of bool of shape (tokens,)
+    mean : array of shape (tokens, width)
+    share : float
+    seed : int
+    """
+
+    model: Any
+    source: str
+    rows: Mapping[str, Rows]
+    maps: np.ndarray
+    allowed: np.ndarray
+    mean: np.ndarray
+    share: float
+    seed: int
 
     def predict(self, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Predict responses without the chosen tokens (images, tokens), of shape (images, units)."""
         rows = dict(self.rows)
         if chosen is not None:
-            rows[self.source.name] = AblatedRows(rows[self.source.name], chosen, self.mean)
+            rows[self.source] = AblatedRows(rows[self.source], chosen, self.mean)
         return flat(self.model.predict(rows))
 
     def measure(

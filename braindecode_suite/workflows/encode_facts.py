@@ -31,6 +31,10 @@ CITATIONS = [
         "url": "https://doi.org/10.1111/j.2517-6161.1995.tb02031.x",
     },
     {
+        "text": "Jain and Wallace 2019. Attention is not explanation. NAACL",
+        "url": "https://arxiv.org/abs/1902.10186",
+    },
+    {
         "text": "Phipson and Smyth 2010. Permutation p-values should never be zero. Stat. Appl. Genet. Mol. Biol. 9",
         "url": "https://doi.org/10.2202/1544-6115.1585",
     },
@@ -103,7 +107,14 @@ def methods(
         "Routing. Attention on the object of a region's own category is compared with attention on the other objects of the "
         "same image, per area, after the mean map over test images was subtracted and what lies below it set to 0: the ratio of "
         "the means over images. Some objects draw any query, trained or not; the relative ratio is therefore divided by that of "
-        "the regions that prefer other categories, on the same objects. Chance exchanges maps between images.",
+        "the regions that prefer other categories, on the same objects. Chance exchanges maps between images."
+        + (
+            f" On at most {config.ablation_images} random test images the {100 * config.ablation_share:g} % of the image's tokens that a "
+            "region's map gave most weight were replaced by the mean training token of their place, against as many random and as "
+            "many of the least attended ones; the model was not fitted again."
+            if config.ablation_images
+            else ""
+        ),
     ]
 
 

@@ -19,17 +19,21 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
         Windows of the time courses.
     growing_settings : dict
         Changes to the encoder's settings for the one fit on windows of random length.
+    live : bool
+        Whether to decode causally filtered recordings too, which says what causal filters cost, and to save what `bds stream` needs:
+        the encoder's first seed, fitted to windows of random length of those.
     jitters : tuple of float
         Milliseconds by which the latencies of a simulated study deviate from trial to trial: at each of them the encoder's first seed,
         the baseline and the oracle are scored again, retrieval only. Of no use with recordings.
     """
 
     encoder: str = "meg-module"
-    baseline_settings: dict[str, Any] = Field(default_factory=lambda: {"repeats": "single"})
+    baseline_settings: dict[str, Any] = Field(default_factory=lambda: {"repeats": "each"})
     second_protocols: tuple[str, ...] = ()
     n_relabellings: int = 0
     time: TimeResolvedConfig = Field(default_factory=TimeResolvedConfig)
     growing_settings: dict[str, Any] = Field(default_factory=dict)
+    live: bool = False
     jitters: tuple[NonNegativeFloat, ...] = ()
 
     @field_validator("jitters")

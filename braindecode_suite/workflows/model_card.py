@@ -28,6 +28,7 @@ def figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]]:
         == ("brain", "", "all", "mean-prediction")
         and score.split == protocol
         and score.minutes is None
+        and score.time_start is None
         and "," not in score.seed
     ]
 
@@ -41,6 +42,7 @@ def image_figures(scores: Iterable[Score], protocol: str) -> list[dict[str, Any]
         and (score.control, score.versus, score.split, score.seed) == ("brain", "", protocol, "")
         and score.candidates in ("", "within-class")
         and score.minutes is None
+        and score.time_start is None
     ]
 
 
@@ -54,6 +56,7 @@ def encoding_figures(scores: Iterable[Score], features: str) -> list[dict[str, A
         and score.target == features
         and score.model != STACK
         and score.minutes is None
+        and score.time_start is None
         and "," not in score.seed
     ]
 

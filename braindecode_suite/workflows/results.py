@@ -18,6 +18,7 @@ from braindecode_suite import __version__
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.score import Score, write_scores
+from braindecode_suite.core.sensors import SensorSpace, write_evokeds
 from braindecode_suite.core.spaces import Space
 from braindecode_suite.workflows.brain_maps import BrainMap, brain_facts, write_maps
 from braindecode_suite.workflows.steps import write_arrays
@@ -114,9 +115,13 @@ class SubjectResults:
         Rows of ROUTING_COLUMNS: how much each query of latents looks at each region, on average over test trials.
     maps : dict of str to BrainMap, or to array of shape (units,) or (maps, units)
         A value for every unit, by a BIDS label; written through `space` (`brain_maps.write_maps`).
+    evoked : dict of str to array of shape (sensors, times)
+        Responses over the sensors of `space`, by name.
     space : Space or None
     models : dict of str to Path
         File name in the model folder to the file to copy there.
+    live : Path or None
+        Model folder that `bds stream` takes, copied beside the other.
     model_config : dict
         Content of the model folder's ``config.json``.
     model_card : str
@@ -133,8 +138,10 @@ class SubjectResults:
     history: list[dict[str, Any]] = field(default_factory=list)
     routing: list[dict[str, Any]] = field(default_factory=list)
     maps: dict[str, BrainMap | np.ndarray] = field(default_factory=dict)
+    evoked: dict[str, np.ndarray] = field(default_factory=dict)
     space: Space | None = None
     models: dict[str, Path] = field(default_factory=dict)
+    live: Path | None = None
     model_config: dict[str, Any] = field(default_factory=dict)
     model_card: str = ""
 
@@ -262,6 +269,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
     rows = [_write_image(base, label, image) for image in results.images]
     _write_table(path("images.tsv"), rows, IMAGE_COLUMNS)
     write_maps(results.space, results.maps, path)
+    if results.evoked and isinstance(results.space, SensorSpace):
+        write_evokeds(path("ave.fif"), results.space, results.evoked)
     if results.models:
         folder = model_dir(staging, subject, label)
         folder.mkdir(parents=True)
@@ -269,6 +278,8 @@ def stage(results: SubjectResults, staging: Path, subject: str, label: str) -> N
             shutil.copyfile(source, folder / name)
         write_json(folder / "config.json", results.model_config)
         write_text(folder / "README.md", results.model_card)
+    if results.live is not None:
+        shutil.copytree(results.live, model_dir(staging, subject, f"{label}live"))
     brain = {"brain": brain_facts(results.space, results.maps)} if results.maps else {}
     write_json(path("facts.json"), {**results.facts, **brain})
 
@@ -283,7 +294,8 @@ def publish(staging: Path, output_dir: Path, subject: str, label: str) -> None:
     for new in source.glob(f"sub-{subject}_desc-{label}_*"):
         os.replace(new, place / new.name)
     _swap(source / "images" / f"desc-{label}", place / "images" / f"desc-{label}")
-    _swap(model_dir(staging, subject, label), model_dir(output_dir, subject, label))
+    for folder in (label, f"{label}live"):
+        _swap(model_dir(staging, subject, folder), model_dir(output_dir, subject, folder))
     report = staging / f"sub-{subject}.html"
     if report.is_file():
         os.replace(report, output_dir / report.name)

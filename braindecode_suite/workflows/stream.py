@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from braindecode_suite.core.checks import check_folder, check_option
+from braindecode_suite.core.checks import check_folder, check_match, check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_json
-from braindecode_suite.core.protocols import BrainEncoder
+from braindecode_suite.core.protocols import BrainEncoder, Generator
 from braindecode_suite.core.stream import Marker, StreamSource
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import DATASETS
@@ -34,6 +35,9 @@ from braindecode_suite.workflows.stream_run import SILENCE, StreamSummary, run_s
 SOURCES = ("file", "lsl", "log")
 CHUNK = 0.025
 """Seconds in a chunk of a replayed file."""
+
+DRIFT_SECONDS = 60.0
+"""Seconds of a stream before its drift is more than the jitter of arrivals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,11 @@ def stream(job: StreamJob) -> int:
     bundle, encoder = read_stream_bundle(job.model_dir, job.device)
     source, bad = open_source(job, bundle)
     options = find_options(job, bundle, encoder, source, bad)
+    StreamEngine(
+        bundle, encoder, source.facts, options
+    )  # a stream that does not fit is refused before anything is opened
     page = _open_page(job, bundle, options, source)
+    preview = _open_preview(job, bundle, encoder, page)
 
     def notify(kind: str, facts: dict[str, Any]) -> None:
         log.write(kind, facts)
@@ -116,7 +124,6 @@ def stream(job: StreamJob) -> int:
     header = header_of(bundle, source.facts, _path(job) if job.source == "file" else None, vars(options))
     log = StreamLog(job.log, header, samples=job.source == "lsl")
     engine = StreamEngine(bundle, encoder, source.facts, options, notify)
-    preview = _open_preview(job, bundle, page)
     _print_start(bundle, engine, page)
 
     def show(answer: Answer) -> None:
@@ -249,7 +256,8 @@ def find_options(
 
 def report(bundle: StreamBundle, engine: StreamEngine, summary: StreamSummary) -> str:
     """Return what a run came to, in lines."""
-    drift = "" if np.isnan(summary.drift_ppm) else f", clock drift {summary.drift_ppm:.0f} ppm"
+    long = summary.n_samples >= DRIFT_SECONDS * engine.facts.sfreq and not np.isnan(summary.drift_ppm)
+    drift = f", clock drift {summary.drift_ppm:.0f} ppm" if long else ""
     lines = [
         f"over ({summary.why}): {summary.n_samples} samples, {summary.n_missing} missing, {summary.n_jumps} clock jumps{drift}",
         f"{summary.n_trials} pictures, {summary.n_answers} windows decoded, {summary.n_skipped} skipped, "
@@ -361,7 +369,9 @@ def _open_page(
     return StreamPage(facts, bundle.pictures, job.page)
 
 
-def _open_preview(job: StreamJob, bundle: StreamBundle, page: StreamPage | None) -> Preview | None:
+def _open_preview(
+    job: StreamJob, bundle: StreamBundle, encoder: Any, page: StreamPage | None
+) -> Preview | None:
     if not job.preview:
         return None
     chosen = bundle.facts.get("generator")
@@ -374,13 +384,29 @@ def _open_preview(job: StreamJob, bundle: StreamBundle, page: StreamPage | None)
     from braindecode_suite.decoders.generators import make_generator
 
     paths: dict[str, Any] = {k: Path(v) for k, v in chosen.items() if k in ("weights", "clip_weights") and v}
-    generator = make_generator(chosen["name"], job.model_dir / "cache", device=job.device, **paths)
+    generator: Any = make_generator(chosen["name"], job.model_dir / "cache", device=job.device, **paths)
+    return Preview(make_draw(generator, encoder.facts_["targets"]), page.show_preview)
+
+
+def make_draw(generator: Generator, targets: Mapping[str, Any]) -> Callable[[Any], np.ndarray]:
+    """Return what draws one image of an answer's latents; a generator of other targets than the encoder's is refused.
+
+    Parameters
+    ----------
+    generator : Generator
+    targets : dict of role to dict
+        Of the encoder: the ``name`` of each.
+    """
+    names = {role: target["name"] for role, target in targets.items()}
+    check_match("`preview`", dict(generator.inputs), names)
+    roles = list(generator.inputs)
+    if generator.init_target is not None and names.get("init") == generator.init_target.name:
+        roles.append("init")
 
     def draw(latents: Any) -> np.ndarray:
-        wanted = {role: latents[role] for role in generator.inputs if role in latents}
-        return np.asarray(generator.generate(wanted, [0])[0])
+        return np.asarray(generator.generate({role: latents[role] for role in roles}, [0])[0])
 
-    return Preview(draw, page.show_preview)
+    return draw
 
 
 def _print_start(bundle: StreamBundle, engine: StreamEngine, page: StreamPage | None) -> None:

@@ -30,8 +30,7 @@ from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.signal import SignalRecipe
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.encoders.sensor_encoder import SensorEncoder
-from braindecode_suite.metrics.evidence import Evidence, fit_evidence
+from braindecode_suite.metrics.evidence import FEWEST, Evidence, fit_evidence
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred
 
 FORMAT = "braindecode_suite-stream-1"
@@ -41,6 +40,8 @@ MULTIPLES = (1, 2, 3, 4)
 """Hops that evidence is calibrated for, in strides."""
 FIRST = 0.1
 """Seconds after the onset at which the first window ends: before, there is nothing to see."""
+MOST_REFERENCE = 2000
+"""Reference trials that means are taken over; more are left out evenly."""
 MOST_SIMILARITIES = 20_000_000
 """Similarities of the calibration held at a time; more trials than fit are left out evenly."""
 
@@ -74,7 +75,7 @@ class StreamBundle:
     evidence : dict of int to Evidence
         For each hop, in strides of `windows`; its windows are every so many-th, counted from the last.
     masks_missing : bool
-        Whether the encoder can do without a sensor.
+        Whether the encoder has an answer without a sensor, see `takes_missing`.
     facts : dict
         For the card: numbers of calibration trials and of reference trials.
     """
@@ -230,10 +231,9 @@ def save_stream_bundle(
     windows = (
         lay_out_windows(space.times, space.sfreq, stride=stride) if growing else np.array([len(space.times)])
     )
-    most = max(MOST_SIMILARITIES // (len(windows) * len(gallery)), 10)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
+    rows = _evenly(rows, max(MOST_SIMILARITIES // (len(windows) * len(gallery)), FEWEST))
     used = Cohort.of(study, rows)
-    centre = used if reference is None else reference
+    centre = used if reference is None else _thin(reference, MOST_REFERENCE)
     check_option("role", role, ("retrieval", "image", "text", "init"))
     ids = list(dict.fromkeys(centre.stimulus_ids))
     true = np.asarray(target.embed(centre.stimuli, ids).select(ids).flat, np.float64)
@@ -280,7 +280,7 @@ def save_stream_bundle(
         true_mean=true.mean(axis=0),
         evidence=evidence,
         pictures=pictures,
-        masks_missing=isinstance(encoder, SensorEncoder),
+        masks_missing=takes_missing(encoder, study, int(rows[0]), role),
         facts={
             "calibration_trials": len(rows),
             "reference_trials": len(centre),
@@ -345,6 +345,21 @@ def read_stream_bundle(model_dir: Path, device: str = "cpu") -> tuple[StreamBund
     known = encoder.facts_["targets"].get(bundle.role, {}).get("name")
     check_match(path, {f"target of {bundle.role}": known}, {f"target of {bundle.role}": bundle.target})
     return bundle, encoder
+
+
+def takes_missing(encoder: BrainEncoder, study: Study, row: int, role: str) -> bool:
+    """Say whether the encoder has an answer to an epoch with a sensor that is missing (NaN): it masks it, or fills in what it knows."""
+    epoch = np.array(study.responses[np.array([row])], np.float32)
+    seen = np.flatnonzero(~np.isnan(epoch[0]).any(axis=1))
+    if len(seen) < 2:
+        return False
+    epoch[0, seen[0]] = np.nan
+    holed = replace(study, responses=epoch, trials=study.trials.iloc[[row]])
+    try:
+        values = encoder.predict(Cohort.of(holed), 0)[role].values
+    except InputError:
+        return False
+    return bool(np.isfinite(values).all())
 
 
 def _write(folder: Path, bundle: StreamBundle) -> None:
@@ -416,6 +431,18 @@ def _place_truth(score: np.ndarray, own: np.ndarray, ids: np.ndarray, gallery: n
         if stimulus_id not in place:
             score[trial, truth[trial]] = own[trial]
     return truth
+
+
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the rows, evenly spaced."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))]
+
+
+def _thin(cohort: Cohort, most: int) -> Cohort:
+    return Cohort(
+        cohort.studies,
+        tuple(_evenly(np.asarray(rows), -(-most // len(cohort.rows))) for rows in cohort.rows),
+    )
 
 
 def _one_study(cohort: Cohort) -> tuple[Study, np.ndarray]:

@@ -207,7 +207,7 @@ class StreamEngine:
         )  # sample of the recording, and of what is preprocessed, at which the filters began
         self._lost: list[tuple[int, int]] = []  # samples that were missing
         self._newest: np.ndarray | None = None
-        self._template = bundle.template()
+        self._template = replace(bundle.template(), **_one_row(bundle))
         gallery = np.asarray(bundle.gallery.flat, np.float64) - bundle.true_mean
         self._gallery = _unit(gallery).astype(np.float32)
         self.trials: list[OpenTrial] = []
@@ -361,7 +361,7 @@ class StreamEngine:
                 trial.flag(f"{lost} sensors were flat or not finite, and are masked")
         cut = time.perf_counter()
         window = int(self.windows[due.window])
-        latents = self._predict(epoch, trial)
+        latents = self._predict(epoch)
         predicted = time.perf_counter()
         query = np.asarray(latents[self.bundle.role].flat[0], np.float64) - self.bundle.predicted_mean[window]
         length = np.linalg.norm(query)
@@ -401,21 +401,12 @@ class StreamEngine:
             },
         )
 
-    def _predict(self, epoch: np.ndarray, trial: OpenTrial) -> dict[str, Any]:
+    def _predict(self, epoch: np.ndarray) -> dict[str, Any]:
         space, n_samples = self.bundle.space, epoch.shape[1]
         whole = np.zeros((1, space.n_units, self.n_times), np.float32)  # what is to come is not looked at
         whole[0, :, :n_samples] = epoch
         whole[0, np.isnan(epoch[:, 0])] = np.nan
-        trials = pd.DataFrame(
-            {
-                "stimulus_id": [trial.label],
-                "session": [self.bundle.session],
-                "run": 1,
-                "repeat": 1,
-                "onset": 0.0,
-            }
-        )
-        cohort = Cohort.of(replace(self._template, responses=whole, trials=trials))
+        cohort = Cohort.of(replace(self._template, responses=whole))
         if n_samples == self.n_times:
             return dict(self.encoder.predict(cohort, 0))
         growing: Any = self.encoder
@@ -430,7 +421,6 @@ class StreamEngine:
         """Return the mean seconds that one window takes, on noise; nothing of it is kept."""
         rng = np.random.default_rng(0)
         space, seconds = self.bundle.space, []
-        trial = OpenTrial(0, "", 0.0, 0)
         scale = 1.0
         if self.bundle.recipe is not None:
             scale = _typical(self.bundle.recipe)
@@ -438,7 +428,7 @@ class StreamEngine:
             for n_samples in self._lengths[:: max(len(self._lengths) // 8, 1)]:
                 epoch = scale * rng.standard_normal((space.n_units, int(n_samples)))
                 began = time.perf_counter()
-                latents = self._predict(epoch.astype(np.float32), trial)
+                latents = self._predict(epoch.astype(np.float32))
                 scores = self._gallery @ np.asarray(latents[self.bundle.role].flat[0], np.float32)
                 np.argsort(-scores, kind="stable")
                 if turn:  # the first round warms up
@@ -472,6 +462,13 @@ def choose_multiple(
         if engine.rehearse(max(round(hop * engine.facts.sfreq), 1)) <= load * hop:
             return multiple
     return max(multiples)
+
+
+def _one_row(bundle: StreamBundle) -> dict[str, Any]:
+    """Return responses and trials of a study of one row, in the calibration session."""
+    trials = {"stimulus_id": [""], "session": [bundle.session], "run": [1], "repeat": [1], "onset": [0.0]}
+    shape = (1, bundle.space.n_units, len(bundle.space.times))
+    return {"responses": np.zeros(shape, np.float32), "trials": pd.DataFrame(trials)}
 
 
 def _typical(recipe: Any) -> float:

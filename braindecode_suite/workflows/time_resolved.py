@@ -58,6 +58,10 @@ class Sliding:
     windows : list of Window
     similarity : array of float32 of shape (windows, images, gallery)
         Centred cosine of the mean prediction of each test image with every image of the gallery.
+    single : array of int of shape (windows, trials)
+        Distractors above the truth of each test trial alone.
+    predicted : array of float32 of shape (windows, images, latents)
+        Mean prediction of each test image.
     generalisation : list of int
         Places in `windows` of those that were tried on each other.
     ranks : array of int of shape (trained, tested, images)
@@ -66,8 +70,23 @@ class Sliding:
 
     windows: list[Window]
     similarity: np.ndarray
+    single: np.ndarray
+    predicted: np.ndarray
     generalisation: list[int]
     ranks: np.ndarray
+
+
+def mean_response(prepared: Prepared, epochs: np.ndarray) -> np.ndarray:
+    """Return the mean of all training trials, of shape (sensors, times); NaN where a sensor is never there."""
+    rows = prepared.split.train[0]
+    total = np.zeros(epochs.shape[1:])
+    count = np.zeros(epochs.shape[1:])
+    for start in range(0, len(rows), BLOCK):
+        block = epochs[rows[start : start + BLOCK]]
+        known = np.isfinite(block)
+        total += np.where(known, block, 0).sum(axis=0, dtype=np.float64)
+        count += known.sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,21 +163,29 @@ def decode_sliding(
     def compute() -> tuple[Arrays, dict[str, Any]]:
         decoder = _WindowDecoder(prepared, epochs, train_true, gallery, config.n_folds)
         similarity = np.empty((len(windows), len(gallery), len(gallery)), np.float32)
+        single = np.empty((len(windows), len(decoder.shown)), np.int32)
+        predicted = np.empty((len(windows), len(gallery), decoder.latents.shape[1]), np.float32)
         fits: list[RidgeFit] = []
         for k, window in enumerate(windows):
             fit = decoder.fit(window)
-            similarity[k] = decoder.similarity(fit, window)
+            similarity[k], single[k] = decoder.similarity(fit, window), decoder.single(fit, window)
+            predicted[k] = decoder.predicted(fit, window)
             if k in crossed:
                 fits.append(fit)
         found = np.empty((len(crossed), len(crossed), len(gallery)), np.int32)
         for j, k in enumerate(crossed):
             for i, matrix in enumerate(decoder.similarities(fits, windows[k])):
                 found[i, j] = ranks(matrix, np.arange(len(gallery)))
-        return {"similarity": similarity, "ranks": found}, {}
+        return {"similarity": similarity, "single": single, "predicted": predicted, "ranks": found}, {}
 
     arrays, _ = steps.arrays("ridge on sliding windows", key, compute)
     return Sliding(
-        windows=windows, similarity=arrays["similarity"], generalisation=crossed, ranks=arrays["ranks"]
+        windows=windows,
+        similarity=arrays["similarity"],
+        single=arrays["single"],
+        predicted=arrays["predicted"],
+        generalisation=crossed,
+        ranks=arrays["ranks"],
     )
 
 
@@ -240,11 +267,25 @@ class _WindowDecoder:
         """Return the similarity of one map's predictions, of shape (images, gallery)."""
         return self.similarities([fit], window)[0]
 
+    def predicted(self, fit: RidgeFit, window: Window) -> np.ndarray:
+        """Return the mean prediction of each test image, 0 in dimensions that never vary, of shape (images, latents)."""
+        test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+        return np.nan_to_num(np.asarray(fit.predict(test), np.float32))
+
+    def single(self, fit: RidgeFit, window: Window) -> np.ndarray:
+        """Return the rank of the truth for each test trial alone, of shape (trials,)."""
+        matrix = self._compare([fit], window, window_matrix(self.epochs[self.test], window))[0]
+        return ranks(matrix, self.shown)
+
     def similarities(self, fits: Sequence[RidgeFit], window: Window) -> list[np.ndarray]:
         """Return the similarities of several maps' predictions from the samples of one window."""
         # maps are linear: mean predictions are predictions of means
+        return self._compare(
+            fits, window, _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+        )
+
+    def _compare(self, fits: Sequence[RidgeFit], window: Window, test: np.ndarray) -> list[np.ndarray]:
         train = _mean_rows(window_matrix(self.epochs[self.train], window), self.image).mean(axis=0)[None]
-        test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
         found = []
         for fit in fits:
             known = np.isfinite(fit.coef[0])

@@ -212,6 +212,7 @@ def check_split(run: Mapping[str, Any], split: Split, data_dir: Path) -> None:
 
 RECOMPUTED: Mapping[str, tuple[Callable[..., list[dict[str, Any]]], float]] = {
     "mindeye": (recompute_retrieval, 1e-6),
+    "meg": (recompute_retrieval, 1e-5),
     # a grey value that another processor rounds the other way moves PixCorr and SSIM of an image by less than this
     "image-prior": (recompute_reconstructions, 1e-4),
     "encode": (recompute_encoding, 1e-5),

@@ -1,0 +1,174 @@
+"""Sensors to a report on the smallest simulated study: windows, courses, jitters, the evoked response, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+
+from braindecode_suite.cli import main
+from braindecode_suite.core.config import build
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.score import read_scores
+from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.results import model_dir, result_path
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+
+TOP1 = "retrieval_brain_to_image_top1"
+SMALL = [
+    "simulation.size=seconds",
+    "simulation.jitter_ms=0",
+    "jitters=[0,60]",
+    "live=true",
+    "n_seeds=1",
+    "generator=''",
+    "gallery_sizes=[]",
+    "shuffled_train=false",
+    "n_bootstrap=200",
+    "dataset_options.sfreq=40",
+    "encoder_settings={channels: 8, hidden: 8, features: 16, training: {epochs: 2}}",
+    "time={stride: 0.1, generalisation_every: 0.2, growing_every: 0.25}",
+]
+
+
+def run(out: Path, *more: str) -> int:
+    settings = [part for text in SMALL for part in ("--set", text)]
+    where = ["simulated-meg", str(out), "participant", "--participant-label", "01", "--workflow", "meg"]
+    return main(["run", *where, *settings, *more])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("meg") / "out"
+    assert run(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(out: Path) -> pd.DataFrame:
+    return read_scores(result_path(out, "01", "meg", "scores.tsv"))
+
+
+@pytest.fixture(scope="module")
+def facts(out: Path) -> dict:
+    return dict(json.loads(result_path(out, "01", "meg", "facts.json").read_text()))
+
+
+def test_every_window_is_a_row_with_chance_and_interval(scores: pd.DataFrame) -> None:
+    windows = scores[scores["time_start"].notna()]
+    assert set(windows["model"]) == {"ridge", "meg-module, growing"}
+    sliding = windows[(windows["model"] == "ridge") & (windows["level"] == "mean-prediction")]
+    assert np.allclose(sliding["time_stop"] - sliding["time_start"], 0.1)
+    assert sliding["time_start"].iloc[0] == -0.2
+    assert (windows["chance"] == 1 / 8).all()
+    assert ((windows["ci_low"] <= windows["value"]) & (windows["value"] <= windows["ci_high"])).all()
+    assert {"single", "mean-prediction"} == set(windows[windows["model"] == "ridge"]["level"])
+    growing = windows[windows["model"] == "meg-module, growing"]
+    assert (growing["time_start"] == -0.2).all()
+
+
+def test_the_whole_epoch_stands_in_the_headline_not_a_window(scores: pd.DataFrame, out: Path) -> None:
+    whole = scores[scores["time_start"].isna() & (scores["metric"] == TOP1) & (scores["split"] == "as-given")]
+    assert set(whole["model"]) == {"meg-module", "ridge"}
+    config = json.loads((model_dir(out, "01", "meg") / "config.json").read_text())
+    assert {figure["model"] for figure in config["figures"]} == {"meg-module", "ridge"}
+    assert config["run"]["workflow"] == "meg"
+    assert SensorRecipe(**config["run"]["sensors"]) == SensorRecipe()
+
+
+def test_a_jitter_is_another_study_with_its_own_oracle(scores: pd.DataFrame, facts: dict) -> None:
+    lines = {line["jitter_ms"]: line["split"] for line in facts["jitters"]}
+    assert lines == {0: "as-given", 60: "as-given (jitter 60 ms)"}
+    jittered = scores[scores["split"] == lines[60]]
+    assert set(jittered["model"]) == {"meg-module", "ridge"}
+    ceilings = jittered[(jittered["metric"] == TOP1) & (jittered["versus"] == "")]["ceiling"].dropna()
+    assert len(ceilings)
+    assert ceilings.between(0, 1).all()
+
+
+def test_courses_say_what_was_before_the_picture(facts: dict) -> None:
+    course = facts["time"]["sliding"]
+    for level in course["levels"]:
+        assert level["before_onset"]["windows"] == 2  # of 100 ms from -200 ms
+        assert level["before_onset"]["upper"] >= level["before_onset"]["highest"]
+    assert course["picture_seconds"] == 0.5
+    assert "both directions" in course["note"]
+    known = facts["time"]["generalisation"]
+    assert np.shape(known["values"]) == (len(known["times"]),) * 2
+
+
+def test_the_evoked_response_is_a_file_of_mne(out: Path) -> None:
+    evoked = mne.read_evokeds(result_path(out, "01", "meg", "ave.fif"), verbose="error")[0]
+    assert evoked.data.shape == (275, 41)
+    assert evoked.times[0] == pytest.approx(-0.2)
+    assert mne.find_layout(evoked.info).kind == "CTF-275"
+
+
+def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.DataFrame) -> None:
+    from braindecode_suite.workflows.stream_bundle import read_stream_bundle
+
+    bundle, _ = read_stream_bundle(model_dir(out, "01", "meglive"))
+    assert bundle.signal.causal
+    assert bundle.facts["dataset_options"]["phase"] == "causal"
+    assert len(bundle.windows) > 1
+    assert bundle.pictures is not None
+    assert facts["causal"]["delay_ms"] > 0
+    causal = scores[scores["split"] == facts["causal"]["split"]]
+    assert set(causal["model"]) == {"meg-module", "ridge"}
+
+
+def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
+    page = (out / "sub-01.html").read_text()
+    for text in (
+        "What could be decoded when",
+        "Where the sensors lie",
+        "Jitter of latencies",
+        "What causal filtering costs",
+        "Maps of one time on the samples of another",
+        "highest before onset",
+    ):
+        assert text in page, text
+
+
+def test_the_figures_of_the_card_are_recomputed(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = next(out.rglob("work/simulated-meg"))
+    assert main(["verify", str(model_dir(out, "01", "meg")), "--data-dir", str(data)]) == 0
+    assert "DIFFERENT" not in capsys.readouterr().out
+
+
+def test_the_plan_names_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--dry-run") == 0
+    plan = capsys.readouterr().out
+    for text in ("ridge on sliding windows", "windows of random length", "jitter of 60 ms", "calibrate live"):
+        assert text in plan, text
+
+
+def test_jitters_of_recordings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "things-eeg2",
+        str(tmp_path / "out"),
+        "participant",
+        "--data-dir",
+        str(tmp_path),
+        "--dry-run",
+    ]
+    assert main(["run", *arguments, "--set", "jitters=[30]"]) == 2
+    assert "`jitters`: expected none for recorded data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sensors": {"order": ["clip", "scale"]}}, "'scale' comes before it"),
+        ({"sensors": {"order": ["scale", "scale"]}}, "each step once"),
+        ({"jitters": [30, 30]}, "each jitter once"),
+        ({"time": {"width": 0}}, "width"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(MegWorkflowConfig, settings, "config")
