@@ -126,6 +126,8 @@ def test_times_are_laid_side_by_side_after_preprocessing(study: Study) -> None:
 class Doubled:
     """A recipe that doubles, channels and times as they are."""
 
+    keep = None
+
     def apply(self, values: np.ndarray, trials: object) -> np.ndarray:
         assert values.shape[1:] == (10, 3)
         return 2 * values
