@@ -23,11 +23,11 @@ class Pictures:
 
     def __init__(self, categories: bool = True) -> None:
         rng = np.random.default_rng(0)
-        self.ids = [str(k) for k in range(IMAGES)]
+        self.ids: Sequence[str] = [str(k) for k in range(IMAGES)]
         self.colour = rng.random(IMAGES)
         self.category = rng.integers(0, 3, IMAGES)
         table = {"category": self.category.astype(str)} if categories else {"x": self.colour}
-        self.attributes: pd.DataFrame | None = pd.DataFrame(table, index=self.ids)
+        self.attributes: pd.DataFrame | None = pd.DataFrame(table, index=list(self.ids))
         self.fingerprint = "drawn"
 
     def images(self, ids: Sequence[str]) -> np.ndarray:
