@@ -93,7 +93,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Different images", integer(study.get("n_images"))),
         ("Repeats", by_repeats),
         ("Sessions", _sessions(study.get("sessions"))),
-        ("Voxels or units", integer(units)),
+        ("Sensors" if results.evoked is not None else "Voxels or units", integer(units)),
         ("With a signal", DASH if missing(valid) else integer(valid) + dropped),
         ("Kept", _kept(results)),
         ("Unit of the responses", str(study.get("unit", ""))),
