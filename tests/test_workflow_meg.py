@@ -16,6 +16,7 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import read_scores
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.results import model_dir, result_path
+from braindecode_suite.workflows.sensor_occlusion import spread_sensors
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 
 TOP1 = "retrieval_brain_to_image_top1"
@@ -127,6 +128,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "What could be decoded when",
         "Where the sensors lie",
         "Jitter of latencies",
+        "Where the decoder reads",
         "What causal filtering costs",
         "Maps of one time on the samples of another",
         "highest before onset",
@@ -158,6 +160,12 @@ def test_jitters_of_recordings_are_refused(tmp_path: Path, capsys: pytest.Captur
     ]
     assert main(["run", *arguments, "--set", "jitters=[30]"]) == 2
     assert "`jitters`: expected none for recorded data" in capsys.readouterr().err
+
+
+def test_sensors_that_are_masked_lie_apart_and_have_places() -> None:
+    where = np.array([[0.5, 0.5], [0.0, 0.0], [0.05, 0.0], [1.0, 1.0], [np.nan, np.nan]])
+    assert spread_sensors(where, 3).tolist() == [0, 1, 3]
+    assert sorted(spread_sensors(where, 9).tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -132,18 +132,19 @@ def write_evokeds(path: Path, space: SensorSpace, values: Mapping[str, np.ndarra
     path : Path
         Its name must end in ``-ave.fif`` or ``_ave.fif``.
     space : SensorSpace
-    values : mapping of name to array of shape (sensors, times)
-        NaN is written as 0, as MNE knows no other; such sensors are marked bad.
+    values : mapping of name to array of shape (sensors, times), or (sensors,)
+        NaN is written as 0, as MNE knows no other; sensors with NaN in any of them are marked bad in all, as MNE wants it.
     """
     import mne
 
+    lost = np.any(
+        [np.isnan(given.reshape(space.n_units, -1)).any(axis=1) for given in values.values()], axis=0
+    )
     evokeds = []
     for name, given in values.items():
         evoked = space.inverse_transform(np.nan_to_num(given))
         evoked.comment = name
-        evoked.info["bads"] = [
-            sensor for sensor, row in zip(space.names, given, strict=True) if np.isnan(row).any()
-        ]
+        evoked.info["bads"] = [sensor for sensor, bad in zip(space.names, lost, strict=True) if bad]
         evokeds.append(evoked)
     with write_aside(path) as aside:
         mne.write_evokeds(

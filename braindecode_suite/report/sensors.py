@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -12,6 +13,7 @@ from scipy.signal import find_peaks
 from braindecode_suite.report.figures import INK, MUTED, SHADE, STYLE, FigureBlock, draw, new_figure
 from braindecode_suite.report.panels import Panel, Part
 from braindecode_suite.report.results import Results, mapping
+from braindecode_suite.report.wording import interval, number
 
 MOST_TOPOGRAPHIES = 4
 APART = 0.05
@@ -22,8 +24,9 @@ def sensor_panel(results: Results) -> Panel | None:
     """Return the section on sensors, or None where the results hold no evoked responses."""
     if results.evoked is None:
         return None
-    evoked = mne.read_evokeds(results.evoked, verbose="error")[0]
-    unit = str(mapping(results.facts.get("sensors")).get("unit") or "")
+    evoked, *more = mne.read_evokeds(results.evoked, verbose="error")
+    facts = mapping(results.facts.get("sensors"))
+    unit = str(facts.get("unit") or "")
     parts = [Part(title="Mean response to a picture", figure=evoked_figure(evoked, unit))]
     if has_places(evoked):
         parts = [
@@ -31,6 +34,9 @@ def sensor_panel(results: Results) -> Panel | None:
             *parts,
             Part(title="The response on the helmet", figure=topography_figure(evoked, unit)),
         ]
+        if more and "occlusion" in facts:
+            figure = occlusion_figure(more[0], mapping(facts["occlusion"]))
+            parts.append(Part(title="Where the decoder reads", figure=figure))
     return Panel(slug="sensors", title="Sensors", parts=parts)
 
 
@@ -137,6 +143,47 @@ def topography_figure(evoked: mne.Evoked, unit: str) -> FigureBlock:
         f"Mean response over the helmet at {when} ms.",
         "Mean response over the helmet at the largest peaks of its root mean square.",
         "smooth fields of a few extrema over the back of the head first; a single bright sensor is a bad sensor.",
+    )
+
+
+def occlusion_figure(evoked: mne.Evoked, facts: Mapping[str, Any]) -> FigureBlock:
+    """Return what the score loses without the sensors around each place, over the helmet."""
+    kind = kind_of(evoked)
+    picks = [
+        k
+        for k, (name, one) in enumerate(zip(evoked.ch_names, evoked.get_channel_types(), strict=True))
+        if one == kind and name not in evoked.info["bads"]
+    ]
+    values = evoked.data[picks, 0]
+    limit = float(np.abs(values).max()) or 1.0
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(4.4, 3.4)
+        axis = figure.subplots()
+        shown, _ = mne.viz.plot_topomap(
+            values,
+            mne.pick_info(evoked.info, picks),
+            ch_type=kind,
+            axes=axis,
+            show=False,
+            contours=0,
+            sensors=False,
+            outlines="head",
+            vlim=(-limit, limit),
+            cmap="RdBu_r",
+            res=48,
+        )
+        figure.colorbar(shown, ax=axis, label="loss of 1 - relative rank", shrink=0.8)
+    most = mapping(facts["most"])
+    lost = f"{number(most['value'])} {interval(most['ci_low'], most['ci_high'])}"
+    return draw(
+        "sensor-occlusion",
+        figure,
+        f"Loss of the score without the sensors around each place; most around {most['sensor']}: {lost}.",
+        f"What the encoder's score (1 minus the relative rank of the seen image; with all sensors {number(facts['score'])}) loses when the "
+        f"{facts['n_masked']} sensors around each of {facts['n_places']} places are masked. Most around {most['sensor']}: {lost}. The loss is above 0 "
+        f"with simultaneous confidence at {facts['n_read']} places.",
+        "losses over the back of the head and the temporal lobes. What other sensors say as well is not missed when some are gone: no loss "
+        "does not mean that nothing is there.",
     )
 
 

@@ -22,6 +22,7 @@ from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.results import SubjectResults
+from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.stream_bundle import save_stream_bundle
 from braindecode_suite.workflows.time_resolved import (
@@ -44,6 +45,7 @@ NOT_CAUSAL = (
 )
 
 
+OCCLUSION = "loss without the sensors around"
 PICTURE = 64
 """Largest side of the pictures that the live page shows, in pixels."""
 
@@ -77,6 +79,8 @@ class MegWorkflow:
         """Return the names of the steps."""
         config, time = self.config, self.config.time
         steps = [*self.decoding.plan(), "ridge on sliding windows"]
+        if config.occlusion:
+            steps.append(f"{config.encoder} without sensors")
         if time.growing_every:
             steps += [
                 f"fit {config.encoder} on windows of random length",
@@ -104,6 +108,8 @@ class MegWorkflow:
                 found=f"{decoded.study.space.describe()['kind']} of {self.job.dataset.card.name}",
             )
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
+        if self.config.occlusion:
+            self._occlusion(steps, decoded)
         n_calibration = len(decoded.prepared.split.validation[0])
         if self.config.live and n_calibration < FEWEST:
             steps.skip(
@@ -205,6 +211,21 @@ class MegWorkflow:
                 }
                 decoded.results.scores += rows
         return facts
+
+    def _occlusion(self, steps: Steps, decoded: Decoded) -> None:
+        """Add where on the helmet the encoder's first seed reads."""
+        first = next(m for m in decoded.models if m.name == self.config.encoder and m.control == "brain")
+        drop, facts = occlude_sensors(
+            steps,
+            decoded.prepared,
+            first,
+            decoded.true["train"],
+            decoded.true["test"],
+            decoded.settings,
+            self.job.device,
+        )
+        decoded.results.evoked[OCCLUSION] = drop
+        decoded.results.facts["sensors"]["occlusion"] = facts
 
     def _fit_growing(
         self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target], where: str = ""

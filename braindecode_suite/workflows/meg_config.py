@@ -19,6 +19,8 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
         Windows of the time courses.
     growing_settings : dict
         Changes to the encoder's settings for the one fit on windows of random length.
+    occlusion : bool
+        Whether to mask the sensors around some places of the helmet and score the encoder's first seed without them.
     live : bool
         Whether to decode causally filtered recordings too, which says what causal filters cost, and to save what `bds stream` needs:
         the encoder's first seed, fitted to windows of random length of those.
@@ -33,6 +35,7 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
     n_relabellings: int = 0
     time: TimeResolvedConfig = Field(default_factory=TimeResolvedConfig)
     growing_settings: dict[str, Any] = Field(default_factory=dict)
+    occlusion: bool = True
     live: bool = False
     jitters: tuple[NonNegativeFloat, ...] = ()
 

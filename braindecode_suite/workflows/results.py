@@ -115,7 +115,7 @@ class SubjectResults:
         Rows of ROUTING_COLUMNS: how much each query of latents looks at each region, on average over test trials.
     maps : dict of str to BrainMap, or to array of shape (units,) or (maps, units)
         A value for every unit, by a BIDS label; written through `space` (`brain_maps.write_maps`).
-    evoked : dict of str to array of shape (sensors, times)
+    evoked : dict of str to array of shape (sensors, times), or (sensors,)
         Responses over the sensors of `space`, by name.
     space : Space or None
     models : dict of str to Path
