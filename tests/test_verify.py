@@ -146,7 +146,7 @@ def test_a_model_of_a_workflow_that_cannot_be_made_again_is_named(
     (folder / "config.json").write_text(json.dumps(config))
     assert main(["verify", str(folder), "--data-dir", str(simulated_folder)]) == 2
     assert (
-        "`workflow`: expected one of encode, image-prior, mindeye; found 'mindeye2'"
+        "`workflow`: expected one of encode, image-prior, meg, mindeye; found 'mindeye2'"
         in capsys.readouterr().err
     )
 
