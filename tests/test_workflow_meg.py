@@ -149,6 +149,17 @@ def test_the_plan_names_every_part(tmp_path: Path, capsys: pytest.CaptureFixture
         assert text in plan, text
 
 
+def test_recordings_without_sensors_are_refused_before_anything_is_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["simulated-nsd", str(tmp_path), "participant", "--participant-label", "01"]
+    assert main(["run", *arguments, "--workflow", "meg", "--set", "simulation.size=seconds"]) == 2
+    assert (
+        "expected recordings of sensors (MEG or EEG); found voxels of simulated-nsd"
+        in capsys.readouterr().err
+    )
+
+
 def test_jitters_of_recordings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "things-eeg2",

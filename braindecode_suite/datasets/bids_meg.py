@@ -155,7 +155,7 @@ class BidsMegDataset:
             "leave-one-subject-out",
         ),
         workflow="meg",
-        preset="tiny",
+        preset="default",
         source="Yours; or any MEG or EEG dataset of OpenNeuro by its number, `bds fetch ds004212 --data-dir DIR`.",
     )
 

@@ -101,7 +101,7 @@ class ThingsEEG2:
         citation="Gifford et al. 2022, A large and rich EEG dataset for modeling human visual object recognition, NeuroImage 264, 119754",
         protocols=("things-eeg2-200way", "random-by-image"),
         workflow="meg",
-        preset="tiny",
+        preset="default",
         source="osf.io/3jk45 (preprocessed epochs), osf.io/y63gw (images).",
     )
     options_class: ClassVar[type[Config]] = ThingsEEG2Options

@@ -15,6 +15,7 @@ from braindecode_suite.core.protocols import SimulatedDataset
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
+from braindecode_suite.metrics.unique_variance import LEAST_IMAGES_PER_FEATURE
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
 from braindecode_suite.workflows.fitting import Fitted, Prepared
@@ -26,6 +27,7 @@ from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.stream_bundle import save_stream_bundle
 from braindecode_suite.workflows.time_resolved import (
+    Sliding,
     decode_growing,
     decode_sliding,
     map_epochs,
@@ -46,6 +48,8 @@ NOT_CAUSAL = (
 
 
 OCCLUSION = "loss without the sensors around"
+WINDOW_MODEL = "ridge"
+"""What sliding windows are decoded by, whatever stands as the baseline of whole epochs."""
 PICTURE = 64
 """Largest side of the pictures that the live page shows, in pixels."""
 
@@ -100,13 +104,8 @@ class MegWorkflow:
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
+        self._check_sensors()
         decoded = self.decoding.decode(steps)
-        if not isinstance(decoded.study.space, SensorSpace):
-            raise InputError(
-                f"workflow {self.name!r}",
-                expected="recordings of sensors (MEG or EEG)",
-                found=f"{decoded.study.space.describe()['kind']} of {self.job.dataset.card.name}",
-            )
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
         if self.config.occlusion:
             self._occlusion(steps, decoded)
@@ -122,95 +121,112 @@ class MegWorkflow:
             decoded.results.facts["jitters"] = self._jitters(steps, decoded)
         return self.decoding.finish(decoded)
 
+    def _check_sensors(self) -> None:
+        """Raise, before anything is fitted, where the recordings are not of sensors; opening reads headers only."""
+        job = self.job
+        study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **self.config.dataset_options)
+        if not isinstance(study.space, SensorSpace):
+            raise InputError(
+                f"workflow {self.name!r}",
+                expected="recordings of sensors (MEG or EEG)",
+                found=f"{study.space.describe()['kind']} of {job.dataset.card.name}",
+            )
+
     def _time_courses(self, steps: Steps, decoded: Decoded) -> dict[str, Any]:
         """Add a score for every window; return what the report draws."""
         prepared, config = decoded.prepared, self.config
-        train_true, gallery = decoded.true["train"], decoded.true["test"]
         epochs = map_epochs(steps, prepared)
-        scaled = prepared.study.recipe is not None and "scale" in config.sensors.order
+        scaled = "scale" in config.sensors.order
         decoded.results.evoked = {"mean of training trials": mean_response(prepared, epochs)}
         decoded.results.facts["sensors"] = {"unit": "interquartile ranges" if scaled else prepared.study.unit}
-        sliding = decode_sliding(steps, prepared, epochs, train_true, gallery, config.time)
-        settings = decoded.settings
-        column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
-        test = prepared.split.test[0]
-        shown = np.array([column[i] for i in prepared.study.stimulus_ids[test]])
-        n_repeats = len(test) / len(gallery)
         words: dict[str, Any] = {"picture_seconds": picture_seconds(prepared.study)}
         signal = prepared.study.signal
-        if signal is not None and any(step.get("phase") == "zero" for step in signal.describe()["steps"]):
+        if signal is not None and not signal.causal:
             words["note"] = NOT_CAUSAL
-        facts: dict[str, Any] = {}
+        sliding = decode_sliding(
+            steps, prepared, epochs, decoded.true["train"], decoded.true["test"], config.time
+        )
+        by_centre = {
+            **words,
+            "windows_are": f"windows of {1000 * config.time.width:g} ms, each with a map of its own",
+            "axis": "centre of the window, seconds from the picture",
+        }
+        facts = {"sliding": {**self._score_sliding(steps, decoded, sliding), **by_centre}}
+        unique = self._unique_variance(steps, decoded, sliding)
+        if unique:
+            facts["unique"] = {**unique, **by_centre}
+        if len(sliding.generalisation) > 1:
+            facts["generalisation"] = generalisation_facts(sliding)
+        if config.time.growing_every:
+            facts["growing"] = {
+                **self._score_growing(steps, decoded),
+                **words,
+                "windows_are": "growing windows, one network for all of them",
+                "axis": "end of the window, seconds from the picture",
+            }
+        return facts
+
+    def _score_sliding(self, steps: Steps, decoded: Decoded, sliding: Sliding) -> dict[str, Any]:
+        """Add the scores of sliding windows, of averaged predictions and of single trials."""
+        gallery, test = decoded.true["test"], decoded.prepared.split.test[0]
+        column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
         with steps.block("score sliding windows"):
             rows, found = score_course(
                 sliding.windows,
                 sliding.similarity,
-                settings,
-                model="ridge",
+                decoded.settings,
+                model=WINDOW_MODEL,
                 target=gallery.target,
-                n_repeats=n_repeats,
+                n_repeats=len(test) / len(gallery),
                 single=sliding.single,
-                shown=shown,
+                shown=np.array([column[i] for i in decoded.study.stimulus_ids[test]]),
             )
-            width = f"windows of {1000 * config.time.width:g} ms, each with a map of its own"
-            facts["sliding"] = {
-                **found,
-                **words,
-                "windows_are": width,
-                "axis": "centre of the window, seconds from the picture",
-            }
-            decoded.results.scores += rows
-            if len(sliding.generalisation) > 1:
-                facts["generalisation"] = generalisation_facts(sliding)
-        stimuli = prepared.cohort("test").stimuli
-        sets = feature_sets(stimuli, list(gallery.ids))
-        n_features = 0 if isinstance(sets, str) else sum(values.shape[1] for values in sets.values())
-        if isinstance(sets, str) or 2 * n_features > len(gallery):
-            reason = (
-                sets if isinstance(sets, str) else f"{len(gallery)} test images for {n_features} features"
+        decoded.results.scores += rows
+        return found
+
+    def _unique_variance(self, steps: Steps, decoded: Decoded, sliding: Sliding) -> dict[str, Any]:
+        """Add what early and late features explain alone; nothing, and a skipped step, where that cannot be told."""
+        name, gallery = "unique variance of early and late features", decoded.true["test"]
+        sets = feature_sets(decoded.prepared.cohort("test").stimuli, list(gallery.ids))
+        if isinstance(sets, str):
+            steps.skip(name, sets)
+            return {}
+        n_features = sum(values.shape[1] for values in sets.values())
+        if LEAST_IMAGES_PER_FEATURE * n_features > len(gallery):
+            steps.skip(name, f"{len(gallery)} test images are too few for {n_features} features")
+            return {}
+        with steps.block(name):
+            rows, found = score_unique_variance(
+                sliding.windows,
+                sliding.predicted,
+                sets,
+                decoded.settings,
+                model=WINDOW_MODEL,
+                target=gallery.target,
             )
-            steps.skip("unique variance of early and late features", reason)
-        else:
-            with steps.block("unique variance of early and late features"):
-                rows, found = score_unique_variance(
-                    sliding.windows,
-                    sliding.predicted,
-                    sets,
-                    settings,
-                    model="ridge",
-                    target=gallery.target,
-                )
-                facts["unique"] = {
-                    **found,
-                    **words,
-                    "windows_are": width,
-                    "axis": "centre of the window, seconds from the picture",
-                }
-                decoded.results.scores += rows
-        if config.time.growing_every:
-            fitted = self._fit_growing(steps, decoded.prepared, decoded.targets)
-            growing = decode_growing(
-                steps, prepared, fitted, train_true, gallery, config.time, self.job.device
+        decoded.results.scores += rows
+        return found
+
+    def _score_growing(self, steps: Steps, decoded: Decoded) -> dict[str, Any]:
+        """Fit one network to windows of random length and add its scores at each of them."""
+        prepared, gallery = decoded.prepared, decoded.true["test"]
+        fitted = self._fit_growing(steps, prepared, decoded.targets)
+        growing = decode_growing(
+            steps, prepared, fitted, decoded.true["train"], gallery, self.config.time, self.job.device
+        )
+        with steps.block("score growing windows"):
+            rows, found = score_course(
+                growing.windows,
+                growing.similarity,
+                decoded.settings,
+                model=f"{fitted.name}, growing",
+                target=gallery.target,
+                seed=fitted.seed,
+                named="end",
+                n_repeats=len(prepared.split.test[0]) / len(gallery),
             )
-            with steps.block("score growing windows"):
-                rows, found = score_course(
-                    growing.windows,
-                    growing.similarity,
-                    settings,
-                    model=f"{fitted.name}, growing",
-                    target=gallery.target,
-                    seed=fitted.seed,
-                    named="end",
-                    n_repeats=n_repeats,
-                )
-                facts["growing"] = {
-                    **found,
-                    **words,
-                    "windows_are": "growing windows, one network for all of them",
-                    "axis": "end of the window, seconds from the picture",
-                }
-                decoded.results.scores += rows
-        return facts
+        decoded.results.scores += rows
+        return found
 
     def _occlusion(self, steps: Steps, decoded: Decoded) -> None:
         """Add where on the helmet the encoder's first seed reads."""
