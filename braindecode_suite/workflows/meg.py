@@ -61,7 +61,7 @@ def small_pictures(images: np.ndarray) -> np.ndarray:
 
 
 class MegWorkflow:
-    """Decode as `Decoding` does, then window by window, and simulated studies at every jitter.
+    """From sensors: what the workflow mindeye does, then window by window; simulated studies at every jitter too.
 
     Parameters
     ----------

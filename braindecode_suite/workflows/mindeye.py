@@ -13,7 +13,7 @@ from braindecode_suite.workflows.steps import Steps
 
 
 class MindEyeWorkflow:
-    """Fit an encoder and a linear baseline, retrieve, reconstruct, and score beside every control: see `Decoding`.
+    """Fit an encoder and a linear baseline, retrieve, reconstruct, and score beside every control.
 
     Parameters
     ----------
