@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import mne
@@ -75,13 +76,23 @@ def write_things_meg(
     return first
 
 
-def write_things_epochs(folder: Path, *, split_size: str = "2GB", metadata: bool = True) -> np.ndarray:
-    """Write released epochs with a broken channel's successor only; returns them, of shape (trials, sensors, times)."""
-    table = make_table()
+def write_things_epochs(
+    folder: Path,
+    *,
+    sessions: int = 3,
+    n_times: int = 57,
+    split_size: str = "2GB",
+    metadata: bool = True,
+    missing: Sequence[tuple[int, int | slice]] = (),
+) -> np.ndarray:
+    """Write released epochs, with NaN in the (epoch, sensor) of `missing`; returns them, of shape (trials, sensors, times)."""
+    table = make_table(sessions)
     place = folder / "derivatives/preprocessed"
     place.mkdir(parents=True)
     write_images(folder, table)
-    data = np.random.default_rng(3).standard_normal((len(table), len(SENSORS), 57)).astype(np.float32)
+    data = np.random.default_rng(3).standard_normal((len(table), len(SENSORS), n_times)).astype(np.float32)
+    for epoch, sensor in missing:
+        data[epoch, sensor, n_times // 2] = np.nan
     info = mne.create_info(list(SENSORS), 40.0, "mag", verbose="error")
     events = np.stack([np.arange(len(table)), np.zeros(len(table), int), np.ones(len(table), int)], axis=1)
     epochs = mne.EpochsArray(
