@@ -50,7 +50,11 @@ def test_a_trigger_is_where_the_line_becomes_64_and_no_other_code():
 
 def test_the_other_sources_are_held_against_the_one_used():
     trigger = np.array([1.0, 2.0, np.nan, 4.0])
-    sources = {"trigger": trigger, "sample": trigger + [0.008, 0.010, 0, -0.012], "onset": trigger - 0.15}
+    sources = {
+        "trigger": trigger,
+        "sample": trigger + np.array([0.008, 0.010, 0, -0.012]),
+        "onset": trigger - 0.15,
+    }
     used, onsets, offsets = choose_onsets(Path("run"), sources, "trigger")
     assert used == "trigger"
     assert_array_equal(onsets, trigger)

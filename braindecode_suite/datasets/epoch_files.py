@@ -86,11 +86,12 @@ class EpochFileRows:
             values = self._file.get_data(picks=list(self.names), item=wanted, copy=False, verbose="error")
         except Exception as error:  # whatever the reader trips over is in the file
             raise InputError(self.path, expected="whole epochs", found=one_line(error)) from error
-        out = np.asarray(values, np.float32)[place]
-        broken = ~np.isfinite(out).all(axis=2)
+        out: NDArray[np.float32] = np.asarray(values, np.float32)[place]
+        broken = np.asarray(~np.isfinite(out).all(axis=2))
         out[broken] = np.nan
-        if broken.all(axis=1).any():
-            row = int(self.epochs[numbers[broken.all(axis=1)][0]])
+        empty = np.flatnonzero(broken.all(axis=1))
+        if len(empty):
+            row = int(self.epochs[numbers[empty[0]]])
             raise InputError(
                 self.path, expected="a finite sensor in every epoch", found=f"none in epoch {row}"
             )

@@ -145,8 +145,7 @@ class ThingsMegDataset:
         ),
         workflow="meg",
         preset="tiny",
-        openneuro="ds004212",
-        source="OpenNeuro ds004212; images: osf.io/jum2f.",
+        source="OpenNeuro ds004212, `bds fetch ds004212 --participant-label BIGMEG1 --data-dir DIR`; images: osf.io/jum2f.",
     )
     options_class: ClassVar[type[Config]] = ThingsMegOptions
 

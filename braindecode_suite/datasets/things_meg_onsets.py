@@ -168,7 +168,7 @@ def choose_onsets(
     used = there[0]
     onsets = sources[used]
     assert onsets is not None
-    offsets = {}
+    offsets: dict[str, dict[str, float]] = {}
     for name in SOURCES:
         other = sources.get(name)
         if other is None or name == used:
