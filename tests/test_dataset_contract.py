@@ -29,12 +29,13 @@ from tests.haxby_files import write_haxby
 from tests.meg_files import write_meg
 from tests.parcels_files import write_parcels
 from tests.release_writers import write_algonauts, write_bold5000, write_god, write_things
+from tests.things_meg_files import write_things_meg
 
 SHARED_DATA = Path(os.environ.get("BDS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 REAL = {"digits69"}
 """Datasets that are only tested on real recordings."""
-LABELS = {"bold5000": "CSI1", "kriegeskorte92": "BE"}
+LABELS = {"bold5000": "CSI1", "kriegeskorte92": "BE", "things-meg": "P1"}
 """Datasets whose first subject is not called ``01``."""
 WITHOUT_STIMULI = {"haxby", "parcels"}
 """Datasets that do not record which image was shown."""
@@ -68,6 +69,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "bids-fmri": lambda folder: write_bold_study(folder, BoldParameters(runs=3)),
     "bids-meg": lambda folder: write_meg(folder, sessions=3, runs=1),
     "things-eeg2": write_eeg2,
+    "things-meg": write_things_meg,
     "simulated-meg": lambda folder: SIMULATED_MEG.write(folder, size="seconds"),
 }
 

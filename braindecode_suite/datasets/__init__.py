@@ -13,6 +13,7 @@ DATASETS = Registry(
         "god": "braindecode_suite.datasets.god:GOD_DATASET",
         "algonauts2023": "braindecode_suite.datasets.algonauts2023:ALGONAUTS2023",
         "things-fmri": "braindecode_suite.datasets.things_fmri:THINGS_FMRI",
+        "things-meg": "braindecode_suite.datasets.things_meg:THINGS_MEG",
         "things-eeg2": "braindecode_suite.datasets.things_eeg2:THINGS_EEG2",
         "haxby": "braindecode_suite.datasets.haxby:HAXBY",
         "bonner81": "braindecode_suite.datasets.bonner81:BONNER81",
