@@ -144,7 +144,7 @@ class ThingsMegDataset:
             "leave-one-subject-out",
         ),
         workflow="meg",
-        preset="tiny",
+        preset="default",
         source="OpenNeuro ds004212, `bds fetch ds004212 --participant-label BIGMEG1 --data-dir DIR`; images: osf.io/jum2f.",
     )
     options_class: ClassVar[type[Config]] = ThingsMegOptions
