@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from braindecode_suite.cli import build_parser, main, subject_label
+from braindecode_suite.datasets import DATASETS
 from braindecode_suite.workflows import WORKFLOWS
 from braindecode_suite.workflows.configuration import load_config, presets
 
@@ -199,6 +200,12 @@ def test_every_preset_of_every_workflow_is_a_valid_config(workflow: str) -> None
     assert found
     for preset in found:
         assert load_config(WORKFLOWS[workflow], preset).preset == preset
+
+
+@pytest.mark.parametrize("name", list(DATASETS))
+def test_the_default_preset_of_every_dataset_exists(name: str) -> None:
+    card = DATASETS[name].card
+    assert card.preset in presets(WORKFLOWS.resolve(card.workflow))
 
 
 def test_a_config_file_changes_the_preset_and_settings_change_the_file(tmp_path: Path) -> None:
