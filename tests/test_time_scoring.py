@@ -70,6 +70,12 @@ def test_growing_windows_are_named_by_their_end() -> None:
     similarity = np.random.default_rng(2).standard_normal((len(windows), IMAGES, IMAGES))
     _, facts = score_course(windows, similarity, SETTINGS, model="m", target="t", named="end")
     assert facts["times"] == pytest.approx([w.time_stop for w in windows])
+    similarity[3:5] += 5 * np.eye(IMAGES)
+    _, facts = score_course(windows, similarity, SETTINGS, model="m", target="t", named="end")
+    found = [cluster for cluster in facts["clusters"] if cluster["p_value"] < 0.01]
+    assert [(c["time_start"], c["time_stop"]) for c in found] == [
+        (pytest.approx(windows[3].time_stop), pytest.approx(windows[4].time_stop))
+    ]
 
 
 def test_colours_and_categories_are_told_apart_in_predictions() -> None:

@@ -121,7 +121,7 @@ def score_course(
         "times": times.tolist(),
         "n_permutations": len(test.null),
         "levels": [_level_facts(level, course) for level, course in courses.items()],
-        "clusters": _cluster_facts(test, windows),
+        "clusters": _cluster_facts(test, times),
     }
     return scores, facts
 
@@ -246,11 +246,11 @@ def _level_facts(level: str, course: TimeCourse) -> dict[str, Any]:
     return facts
 
 
-def _cluster_facts(test: ClusterTest, windows: Sequence[Window]) -> list[dict[str, Any]]:
+def _cluster_facts(test: ClusterTest, times: np.ndarray) -> list[dict[str, Any]]:
     return [
         {
-            "time_start": windows[cluster.first].centre,
-            "time_stop": windows[cluster.last].centre,
+            "time_start": float(times[cluster.first]),
+            "time_stop": float(times[cluster.last]),
             "mass": cluster.mass,
             "p_value": cluster.p_value,
         }
