@@ -16,7 +16,12 @@ from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centre
 from braindecode_suite.workflows.fitting import prepare
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.steps import Steps
-from braindecode_suite.workflows.time_resolved import TimeResolvedConfig, decode_sliding, map_epochs
+from braindecode_suite.workflows.time_resolved import (
+    TimeResolvedConfig,
+    _WindowDecoder,
+    decode_sliding,
+    map_epochs,
+)
 
 SENSORS, TIMES, WIDTH = 12, np.arange(-20, 60) / 100, 5
 TRAIN, TEST, REPEATS = 150, 30, 3
@@ -130,3 +135,24 @@ def test_the_windows_of_generalisation_repeat_the_course(sliding):
     _, found = sliding
     for i, k in enumerate(found.generalisation):
         assert np.array_equal(found.ranks[i, i], ranks(found.similarity[k], np.arange(TEST)))
+
+
+def test_further_features_change_nothing_of_the_latents_and_are_predicted_as_ridge_does(
+    prepared, sliding, latents, tmp_path
+):
+    epochs, _ = sliding
+    train, test = (latents.select(prepared.stimulus_ids[part]) for part in ("train", "test"))
+    mixed = {"mixed": train.flat @ np.random.default_rng(3).standard_normal((WIDTH, 2))}
+    config = TimeResolvedConfig(width=0.1, stride=0.2, generalisation_every=0)
+    steps = Steps(tmp_path, RunLog([]), {})
+    alone, beside = (
+        decode_sliding(steps, prepared, epochs, train, test, config, features) for features in (None, mixed)
+    )
+    assert np.allclose(alone.similarity, beside.similarity, atol=1e-5)
+    assert np.array_equal(alone.single, beside.single)
+    assert alone.features == {}
+    as_latents = Latents(mixed["mixed"][:, None].astype(np.float32), train.ids, latents.target, latents.kind)
+    decoder = _WindowDecoder(prepared, epochs, as_latents, test, config.n_folds, {})
+    for k, window in enumerate(alone.windows):
+        expected = decoder.predicted(decoder.fit(window)[0], window)
+        assert np.allclose(beside.features["mixed"][k], expected, atol=1e-4)

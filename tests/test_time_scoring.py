@@ -9,8 +9,14 @@ import pandas as pd
 import pytest
 
 from braindecode_suite.core.windows import growing_windows, sliding_windows
+from braindecode_suite.workflows.image_features import image_features
 from braindecode_suite.workflows.scoring import Settings
-from braindecode_suite.workflows.time_scoring import feature_sets, score_course, score_unique_variance
+from braindecode_suite.workflows.time_scoring import (
+    score_course,
+    score_features,
+    score_identification,
+    score_unique_variance,
+)
 
 TIMES = np.arange(-20, 60) / 100
 WINDOWS = sliding_windows(TIMES, width=0.1, stride=0.1)
@@ -78,28 +84,95 @@ def test_growing_windows_are_named_by_their_end() -> None:
     ]
 
 
-def test_colours_and_categories_are_told_apart_in_predictions() -> None:
-    pictures = Pictures()
-    sets = feature_sets(pictures, pictures.ids)
-    assert not isinstance(sets, str)
-    assert sets["early"].shape == (IMAGES, 1)  # one corner varies
-    assert sets["late"].shape == (IMAGES, 3)
+def test_colours_and_categories_are_told_apart_in_decoded_features() -> None:
     rng = np.random.default_rng(3)
-    onehot = np.eye(3)[pictures.category]
-    predicted = 0.2 * rng.standard_normal((len(WINDOWS), IMAGES, 4))
-    predicted[3] += pictures.colour[:, None] * [1.0, -1.0, 2.0, 0.0]
-    predicted[5] += onehot @ rng.standard_normal((3, 4))
-    rows, facts = score_unique_variance(WINDOWS, predicted, sets, SETTINGS, model="ridge", target="t")
+    true = {"early": rng.standard_normal((IMAGES, 4)), "late": rng.standard_normal((IMAGES, 5))}
+    decoded = {name: 0.5 * rng.standard_normal((len(WINDOWS), *v.shape)) for name, v in true.items()}
+    decoded["early"][3] += true["early"]
+    decoded["late"][5] += true["late"]
+    simulated = {"early": [0.15, 0.1], "late": [0.15, 0.1]}
+    rows, facts = score_features(
+        WINDOWS, decoded, true, SETTINGS, model="ridge", stop=0.5, simulated=simulated
+    )
     early, late = (np.array(level["value"]) for level in facts["levels"])
     assert early.argmax() == 3
     assert late.argmax() == 5
-    assert early[3] > 0.5
-    assert late[5] > 0.5
-    assert abs(early[5]) < 0.1
-    assert abs(late[3]) < 0.1
-    assert {row.metric for row in rows} == {"unique_variance_early", "unique_variance_late"}
+    assert min(early[3], late[5]) > 0.8
+    assert abs(early[5] - 0.5) < 0.15
+    first, last = (level["peaks"][0] for level in facts["levels"])
+    assert (first["time"], first["inside"], first["doubt"]) == (pytest.approx(0.15), True, "")
+    assert (last["time"], last["inside"]) == (pytest.approx(0.35), False)
+    after = facts["levels"][0]["peaks"][1]
+    assert (after["name"], after["simulated"]) == ("after offset", pytest.approx(0.6))
+    assert after["doubt"] == "the band reaches chance"
+    assert {row.metric for row in rows} == {"feature_identification_early", "feature_identification_late"}
+    assert {row.chance for row in rows} == {0.5}
+    shares = score_unique_variance(WINDOWS, decoded, true, SETTINGS, model="ridge")
+    by = {(row.metric, row.time_start): row.value for row in shares}
+    assert by["unique_variance_early", 0.1] > 0.5
+    assert by["unique_variance_late", 0.3] > 0.5
+    assert abs(by["unique_variance_early", 0.3]) < 0.15
 
 
-def test_images_without_categories_have_no_sets_and_say_why() -> None:
+def test_the_graded_score_has_a_peak_on_either_side_of_the_offset() -> None:
+    rng = np.random.default_rng(4)
+    similarity = rng.standard_normal((len(WINDOWS), IMAGES, IMAGES))
+    for k in (3, 6):
+        similarity[k] += 3 * np.eye(IMAGES)
+    rows, facts = score_identification(
+        WINDOWS, similarity, SETTINGS, model="ridge", target="t", stop=0.3, simulated=[0.15, 0.3]
+    )
+    peaks = facts["levels"][0]["peaks"]
+    assert [p["time"] for p in peaks] == [pytest.approx(0.15), pytest.approx(0.45)]
+    assert [p["inside"] for p in peaks] == [True, False]
+    assert not any(p["doubt"] for p in peaks)
+    assert rows[3].value == pytest.approx(
+        np.mean([(similarity[3, i] < similarity[3, i, i]).sum() / (IMAGES - 1) for i in range(IMAGES)])
+    )
+
+
+def test_the_slope_of_another_peak_is_not_a_peak() -> None:
+    similarity = np.random.default_rng(5).standard_normal((len(WINDOWS), IMAGES, IMAGES))
+    for k, height in ((4, 6), (5, 3), (6, 2)):
+        similarity[k] += height * np.eye(IMAGES)
+    _, facts = score_identification(WINDOWS, similarity, SETTINGS, model="m", target="t", stop=0.3)
+    assert facts["levels"][0]["peaks"][1]["doubt"] == "the slope of another peak"
+
+
+def test_each_set_is_without_what_a_regression_on_training_images_says_of_it() -> None:
+    pictures = Pictures()
+    train, test = pictures.ids[:40], pictures.ids[40:]
+    found = image_features(pictures, train, test)
+    assert not found.missing
+    early, late = found.sets["early"], found.sets["late"]
+    assert early.train.shape == (40, 1)  # one corner varies
+    assert late.test.shape == (20, 3)
+    for values in (early.train, late.train):
+        assert np.allclose(values.mean(axis=0), 0)
+        assert np.allclose(values.std(axis=0), 1)
+    onehot = pictures.category[:, None] == np.arange(3)
+    assert np.allclose(early.train.T @ onehot[:40], 0, atol=1e-8)
+    corner = np.floor(255 * pictures.colour)
+    means = np.array([corner[:40][pictures.category[:40] == k].mean() for k in range(3)])
+    expected = corner - means[pictures.category]
+    sign = np.sign(early.train[:, 0] @ expected[:40])
+    assert np.allclose(sign * early.test[:, 0], expected[40:] / expected[:40].std())
+
+
+def test_test_images_change_nothing_of_the_features() -> None:
+    pictures = Pictures()
+    some, more = (image_features(pictures, pictures.ids[:40], pictures.ids[40:stop]) for stop in (50, 60))
+    assert np.allclose(some.sets["early"].test, more.sets["early"].test[:10])
+    assert np.allclose(some.sets["late"].test, more.sets["late"].test[:10])
+
+
+def test_without_categories_colours_stand_alone_and_the_reason_is_told() -> None:
     pictures = Pictures(categories=False)
-    assert feature_sets(pictures, pictures.ids) == "the categories of the images are not known"
+    found = image_features(pictures, pictures.ids[:40], pictures.ids[40:])
+    assert set(found.sets) == {"early"}
+    assert found.missing == {"late": "the categories of the images are not known"}
+    pictures = Pictures()
+    assert pictures.attributes is not None
+    pictures.attributes.loc[pictures.ids[-1], "category"] = "strange"
+    found = image_features(pictures, pictures.ids[:40], pictures.ids[40:])
+    assert found.missing == {"late": "1 of 20 test images have a category that no training image has"}

@@ -94,7 +94,7 @@ class SimulatedMEG:
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
         """Open one subject through the BIDS loader; attributes, captions and distractors are attached to its stimuli."""
-        _read_card(data_dir)
+        card = _read_card(data_dir)
         chosen = build_options(BidsMegOptions, options, NAME)
         check_option("subject", subject, participants(data_dir))
         study = open_participant(data_dir, subject, work_dir, chosen)
@@ -103,7 +103,12 @@ class SimulatedMEG:
             dataset=NAME,
             trials=study.trials.assign(split=study.trials["subset"]),
             stimuli=_open_stimuli(data_dir, chosen.image_side),
-            provenance={**study.provenance, "simulated": True, "tuned_on_test": ""},
+            provenance={
+                **study.provenance,
+                "simulated": True,
+                "tuned_on_test": "",
+                "simulated_peaks": _peaks(card),
+            },
         )
 
     def check(self, data_dir: Path) -> list[FileCheck]:
@@ -130,6 +135,13 @@ def _read_card(data_dir: Path) -> dict[str, Any]:
         )
     card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return card
+
+
+def _peaks(card: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return when early and late responses peak, seconds after onset and seconds after offset."""
+    sources = card["source"]
+    pairs = zip(("early", "late"), sources["latency"], sources["offset_latency"], strict=True)
+    return {name: [float(onset), float(offset)] for name, onset, offset in pairs}
 
 
 def _open_stimuli(data_dir: Path, side: int | None) -> SceneFiles:

@@ -38,7 +38,7 @@ from braindecode_suite.report.wording import (
 LEVEL_TITLES = {
     "single": "single trials",
     "mean-prediction": "predictions averaged over repeats",
-    "early": "colours of the places of the image",
+    "early": "colours of the parts of the image",
     "late": "category and kind of place",
 }
 
@@ -53,10 +53,16 @@ def time_panel(results: Results) -> Panel | None:
     for k, course in enumerate(courses):
         title = f"{model_title(str(course['model']))}: {course['windows_are']}"
         parts.append(Part(title=title, figure=course_figure(f"time-{k}", course), table=course_table(course)))
-    if "unique" in known:
-        course = mapping(known["unique"])
-        figure, table = unique_figure(course), course_table(course)
-        parts.append(Part(title="What is early and what is late", figure=figure, table=table))
+    graded = {
+        "identification": "When images are told apart best",
+        "features": "What is early and what is late",
+    }
+    for kind, title in graded.items():
+        if kind in known:
+            course = mapping(known[kind])
+            parts.append(
+                Part(title=title, figure=graded_figure(f"time-{kind}", course), table=peak_table(course))
+            )
     if "generalisation" in known:
         figure = generalisation_figure(mapping(known["generalisation"]))
         parts.append(Part(title="Maps of one time on the samples of another", figure=figure))
@@ -110,42 +116,81 @@ def course_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
     )
 
 
-def unique_figure(course: Mapping[str, Any]) -> FigureBlock:
-    """Return what low-level and category features explain of the predictions alone, over time."""
+def graded_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
+    """Return shares of images that the truth beats, over time, with simultaneous bands."""
     times = np.array(sequence(course["times"]), float)
     levels = [mapping(level) for level in sequence(course["levels"])]
+    metric = metric_title(str(course["metric"]))
     with matplotlib.rc_context(STYLE):
         figure = new_figure(8.4, 3.2)
         axis = figure.subplots()
+        stop = float(course.get("picture_seconds") or 0.0)
+        if stop:
+            axis.axvspan(0, min(stop, times[-1]), color=SHADE, linewidth=0, zorder=0)
         axis.axvline(0, color=MUTED, linewidth=0.8)
-        axis.axhline(0, color=MUTED, linestyle="--", linewidth=1.2)
+        axis.axhline(float(course["chance"]), color=MUTED, linestyle="--", linewidth=1.2, label="chance")
         for k, level in enumerate(levels):
             colour = SERIES[k % len(SERIES)]
-            axis.fill_between(
-                times,
-                np.array(sequence(level["band_low"]), float),
-                np.array(sequence(level["band_high"]), float),
-                color=colour,
-                alpha=0.18,
-                linewidth=0,
-            )
+            low, high = (np.array(sequence(level[key]), float) for key in ("band_low", "band_high"))
+            axis.fill_between(times, low, high, color=colour, alpha=0.18, linewidth=0)
             label = LEVEL_TITLES[str(level["level"])]
             axis.plot(times, sequence(level["value"]), color=colour, linewidth=1.7, label=label)
         axis.set_xlim(times[0], times[-1])
         axis.set_xlabel(str(course["axis"]))
-        axis.set_ylabel("share of variance")
+        axis.set_ylabel("share of other images")
         axis.legend(fontsize=9.5, loc="upper right")
     peaks = "; ".join(
         f"{LEVEL_TITLES[str(level['level'])]}: most at {1000 * float(level['peak_time']):.0f} ms"
         for level in levels
     )
+    features = course["metric"] == "feature_identification"
+    what = (
+        "Share of the other test images whose features are less like those predicted from a window than the truth's are. Colours are taken "
+        "without what categories say of them, and the other way round, by regressions on training images."
+        if features
+        else "Share of the other test images that are less similar to a window's prediction than the truth is: graded, where top-1 counts hits only."
+    )
     return draw(
-        "time-unique",
+        name,
         figure,
-        f"Unique share of the variance of predicted latents over time. {peaks}.",
-        "Share of the variance of predicted latents, over test images, that either set of features explains and the other does not (adjusted for "
-        "their number); bands hold simultaneously over all windows (95 %, images drawn again).",
-        "low-level features first, categories later; both at 0 before the picture.",
+        f"{metric} over time. {peaks}. Chance {number(course['chance'])}.",
+        f"{what} {integer(course['gallery'])} images, predictions averaged over repeats; bands hold simultaneously over all windows "
+        "(95\u00a0%, images drawn again). Shaded: the picture is on.",
+        "low-level features first, categories later; both at chance before the picture."
+        if features
+        else "a peak after the picture comes on and, where it stays long enough, another after it goes off.",
+    )
+
+
+def peak_table(course: Mapping[str, Any]) -> Table:
+    """Return a line a peak: when, its interval, and what was simulated."""
+    rows, known = [], False
+    for level in map(mapping, sequence(course["levels"])):
+        for peak in map(mapping, sequence(level["peaks"])):
+            low, high = (1000 * float(end) for end in sequence(peak["interval"]))
+            simulated = DASH
+            if "simulated" in peak:
+                known = True
+                where_it_is = "inside" if peak["inside"] else "outside"
+                simulated = f"{1000 * float(peak['simulated']):.0f} ms: {where_it_is} the interval"
+            rows.append(
+                [
+                    LEVEL_TITLES[str(level["level"])],
+                    str(peak["name"]),
+                    number(peak["value"]),
+                    f"{1000 * float(peak['time']):.0f} ms",
+                    f"[{low:.0f}, {high:.0f}] ms",
+                    f"no: {peak['doubt']}" if peak["doubt"] else "yes",
+                    simulated,
+                ]
+            )
+    headings = ["what", "when", "highest", "at", "95\u00a0% interval of its latency", "a peak"]
+    return Table(
+        caption="Peaks",
+        headings=[*headings, "simulated"] if known else headings,
+        rows=rows if known else [row[:-1] for row in rows],
+        note=f"Chance {number(course['chance'])}. Not a peak: where the simultaneous band at the highest window reaches chance, or a window beyond the "
+        "range is higher. All times are from the picture's onset, windows named by their centres.",
     )
 
 

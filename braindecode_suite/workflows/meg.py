@@ -12,6 +12,7 @@ from braindecode_suite.core.checks import check_match
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Target
 from braindecode_suite.core.protocols import SimulatedDataset
+from braindecode_suite.core.score import Score
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
@@ -19,6 +20,7 @@ from braindecode_suite.metrics.unique_variance import LEAST_IMAGES_PER_FEATURE
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
 from braindecode_suite.workflows.fitting import Fitted, Prepared
+from braindecode_suite.workflows.image_features import ImageFeatures, image_features
 from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
@@ -34,10 +36,11 @@ from braindecode_suite.workflows.time_resolved import (
     mean_response,
 )
 from braindecode_suite.workflows.time_scoring import (
-    feature_sets,
     generalisation_facts,
     picture_seconds,
     score_course,
+    score_features,
+    score_identification,
     score_unique_variance,
 )
 
@@ -143,8 +146,15 @@ class MegWorkflow:
         signal = prepared.study.signal
         if signal is not None and not signal.causal:
             words["note"] = NOT_CAUSAL
+        features = self._features(steps, decoded)
         sliding = decode_sliding(
-            steps, prepared, epochs, decoded.true["train"], decoded.true["test"], config.time
+            steps,
+            prepared,
+            epochs,
+            decoded.true["train"],
+            decoded.true["test"],
+            config.time,
+            {name: made.train for name, made in features.sets.items()},
         )
         by_centre = {
             **words,
@@ -152,9 +162,8 @@ class MegWorkflow:
             "axis": "centre of the window, seconds from the picture",
         }
         facts = {"sliding": {**self._score_sliding(steps, decoded, sliding), **by_centre}}
-        unique = self._unique_variance(steps, decoded, sliding)
-        if unique:
-            facts["unique"] = {**unique, **by_centre}
+        for kind, course in self._score_graded(steps, decoded, sliding, features).items():
+            facts[kind] = {**course, **by_centre}
         if len(sliding.generalisation) > 1:
             facts["generalisation"] = generalisation_facts(sliding)
         if config.time.growing_every:
@@ -184,28 +193,63 @@ class MegWorkflow:
         decoded.results.scores += rows
         return found
 
-    def _unique_variance(self, steps: Steps, decoded: Decoded, sliding: Sliding) -> dict[str, Any]:
-        """Add what early and late features explain alone; nothing, and a skipped step, where that cannot be told."""
-        name, gallery = "unique variance of early and late features", decoded.true["test"]
-        sets = feature_sets(decoded.prepared.cohort("test").stimuli, list(gallery.ids))
-        if isinstance(sets, str):
-            steps.skip(name, sets)
-            return {}
-        n_features = sum(values.shape[1] for values in sets.values())
-        if LEAST_IMAGES_PER_FEATURE * n_features > len(gallery):
-            steps.skip(name, f"{len(gallery)} test images are too few for {n_features} features")
-            return {}
-        with steps.block(name):
-            rows, found = score_unique_variance(
+    def _features(self, steps: Steps, decoded: Decoded) -> ImageFeatures:
+        """Return what windows are asked for beside the target; a skipped step for what is not known."""
+        with steps.block("early and late features of images"):
+            stimuli = decoded.prepared.cohort("test").stimuli
+            ids = (list(decoded.true[part].ids) for part in ("train", "test"))
+            features = image_features(stimuli, *ids)
+        for name, reason in features.missing.items():
+            steps.skip(f"{name} features of images over time", reason)
+        return features
+
+    def _score_graded(
+        self, steps: Steps, decoded: Decoded, sliding: Sliding, features: ImageFeatures
+    ) -> dict[str, dict[str, Any]]:
+        """Add graded scores of windows, for the target and for early and late features, with their peaks."""
+        prepared, target = decoded.prepared, decoded.true["test"].target
+        stop = picture_seconds(prepared.study)
+        simulated = prepared.study.provenance.get("simulated_peaks", {})
+        with steps.block("peaks of sliding windows"):
+            rows, found = score_identification(
                 sliding.windows,
-                sliding.predicted,
-                sets,
+                sliding.similarity,
                 decoded.settings,
                 model=WINDOW_MODEL,
-                target=gallery.target,
+                target=target,
+                stop=stop,
+                simulated=simulated.get("late"),
             )
-        decoded.results.scores += rows
-        return found
+            decoded.results.scores += rows
+            facts = {"identification": found}
+            if features.sets:
+                rows, facts["features"] = score_features(
+                    sliding.windows,
+                    sliding.features,
+                    {name: made.test for name, made in features.sets.items()},
+                    decoded.settings,
+                    model=WINDOW_MODEL,
+                    stop=stop,
+                    simulated=simulated,
+                )
+                decoded.results.scores += rows
+                decoded.results.scores += self._unique_variance(steps, decoded, sliding, features)
+        return facts
+
+    def _unique_variance(
+        self, steps: Steps, decoded: Decoded, sliding: Sliding, features: ImageFeatures
+    ) -> list[Score]:
+        """Return rows of unique variance; none, and a skipped step, where it cannot be told."""
+        name, n = "unique variance of decoded features", len(decoded.true["test"])
+        true = {kind: made.test for kind, made in features.sets.items()}
+        n_features = sum(values.shape[1] for values in true.values())
+        if len(true) < 2 or LEAST_IMAGES_PER_FEATURE * n_features > n:
+            reason = "it takes two sets" if len(true) < 2 else f"{n} test images for {n_features} features"
+            steps.skip(name, reason)
+            return []
+        return score_unique_variance(
+            sliding.windows, sliding.features, true, decoded.settings, model=WINDOW_MODEL
+        )
 
     def _score_growing(self, steps: Steps, decoded: Decoded) -> dict[str, Any]:
         """Fit one network to windows of random length and add its scores at each of them."""

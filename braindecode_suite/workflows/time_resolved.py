@@ -6,15 +6,17 @@ whole course is minutes where a network for every window would be a night.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.config import Config
-from braindecode_suite.core.files import write_aside
+from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.windows import Window, growing_windows, sliding_windows, window_matrix
@@ -60,8 +62,8 @@ class Sliding:
         Centred cosine of the mean prediction of each test image with every image of the gallery.
     single : array of int of shape (windows, trials)
         Distractors above the truth of each test trial alone.
-    predicted : array of float32 of shape (windows, images, latents)
-        Mean prediction of each test image.
+    features : dict of name to array of float32 of shape (windows, images, features)
+        Features of each test image as the same windows predict them, less the mean prediction of training images.
     generalisation : list of int
         Places in `windows` of those that were tried on each other.
     ranks : array of int of shape (trained, tested, images)
@@ -71,7 +73,7 @@ class Sliding:
     windows: list[Window]
     similarity: np.ndarray
     single: np.ndarray
-    predicted: np.ndarray
+    features: dict[str, np.ndarray]
     generalisation: list[int]
     ranks: np.ndarray
 
@@ -133,8 +135,9 @@ def decode_sliding(
     train_true: Latents,
     gallery: Latents,
     config: TimeResolvedConfig,
+    features: Mapping[str, np.ndarray] | None = None,
 ) -> Sliding:
-    """Fit a ridge to every window and rank the gallery by it.
+    """Fit a ridge to every window, rank the gallery by it, and predict further features of images by the same ridge.
 
     Parameters
     ----------
@@ -146,9 +149,12 @@ def decode_sliding(
     train_true, gallery : Latents
         True latents of training images and of test images, each once.
     config : TimeResolvedConfig
+    features : mapping of name to array of shape (training images, features), optional
+        In the order of `train_true`. Each has a penalty of its own, as each latent has: they change nothing of the latents.
     """
     space = prepared.study.space
     assert isinstance(space, SensorSpace)
+    features = features or {}
     windows = sliding_windows(space.times, width=config.width, stride=config.stride)
     every = round(config.generalisation_every / config.stride) if config.generalisation_every else 0
     crossed = list(range(0, len(windows), max(1, every))) if every or config.generalisation_every else []
@@ -158,32 +164,35 @@ def decode_sliding(
         "windows": [[w.first, w.stop] for w in windows],
         "crossed": crossed,
         "n_folds": config.n_folds,
+        "features": {name: data_hash(values) for name, values in features.items()},
     }
 
     def compute() -> tuple[Arrays, dict[str, Any]]:
-        decoder = _WindowDecoder(prepared, epochs, train_true, gallery, config.n_folds)
+        decoder = _WindowDecoder(prepared, epochs, train_true, gallery, config.n_folds, features)
         similarity = np.empty((len(windows), len(gallery), len(gallery)), np.float32)
         single = np.empty((len(windows), len(decoder.shown)), np.int32)
-        predicted = np.empty((len(windows), len(gallery), decoder.latents.shape[1]), np.float32)
+        further: dict[str, list[np.ndarray]] = {name: [] for name in features}
         fits: list[RidgeFit] = []
         for k, window in enumerate(windows):
-            fit = decoder.fit(window)
+            fit, others = decoder.fit(window)
             similarity[k], single[k] = decoder.similarity(fit, window), decoder.single(fit, window)
-            predicted[k] = decoder.predicted(fit, window)
+            for name, other in others.items():
+                further[name].append(decoder.predicted(other, window))
             if k in crossed:
                 fits.append(fit)
         found = np.empty((len(crossed), len(crossed), len(gallery)), np.int32)
         for j, k in enumerate(crossed):
             for i, matrix in enumerate(decoder.similarities(fits, windows[k])):
                 found[i, j] = ranks(matrix, np.arange(len(gallery)))
-        return {"similarity": similarity, "single": single, "predicted": predicted, "ranks": found}, {}
+        arrays: Arrays = {"similarity": similarity, "single": single, "ranks": found}
+        return arrays | {f"features {name}": np.stack(parts) for name, parts in further.items()}, {}
 
     arrays, _ = steps.arrays("ridge on sliding windows", key, compute)
     return Sliding(
         windows=windows,
         similarity=arrays["similarity"],
         single=arrays["single"],
-        predicted=arrays["predicted"],
+        features={name: arrays[f"features {name}"] for name in features},
         generalisation=crossed,
         ranks=arrays["ranks"],
     )
@@ -238,7 +247,7 @@ def decode_growing(
 
 
 class _WindowDecoder:
-    """Ridge on single trials of one window; mean predictions of test images against the gallery."""
+    """Ridge on single trials of one window; mean predictions of test images against the gallery, and of their features."""
 
     def __init__(
         self,
@@ -247,30 +256,39 @@ class _WindowDecoder:
         train_true: Latents,
         gallery: Latents,
         n_folds: int,
+        features: Mapping[str, np.ndarray],
     ) -> None:
         ids = prepared.study.stimulus_ids
         self.epochs, self.train, self.test = epochs, prepared.split.train[0], prepared.split.test[0]
         place = {stimulus_id: k for k, stimulus_id in enumerate(train_true.ids)}
         self.image = np.array([place[i] for i in ids[self.train]])
         self.latents = np.asarray(train_true.flat, np.float32)
+        for name, values in features.items():
+            check_shape(name, values, "images features", images=len(place))
+        self.features = {name: np.asarray(values, np.float32) for name, values in features.items()}
         self.true_mean = self.latents.mean(axis=0, dtype=np.float64)
         self.folds = group_folds(self.image, min(n_folds, len(place)))
         self.gallery = np.asarray(gallery.flat, np.float64)
         column = {stimulus_id: k for k, stimulus_id in enumerate(gallery.ids)}
         self.shown = np.array([column[i] for i in ids[self.test]])
 
-    def fit(self, window: Window) -> RidgeFit:
+    def fit(self, window: Window) -> tuple[RidgeFit, dict[str, RidgeFit]]:
+        """Return the map to latents and those to each set of features, fitted in one go: they share the decomposition."""
         X = window_matrix(self.epochs[self.train], window)
-        return ridge_cv(X, self.latents[self.image], folds=self.folds)
+        targets = np.concatenate([self.latents, *self.features.values()], axis=1)
+        fit = ridge_cv(X, targets[self.image], folds=self.folds)
+        stops = np.cumsum([self.latents.shape[1], *(values.shape[1] for values in self.features.values())])
+        parts = [_columns(fit, slice(start, stop)) for start, stop in pairwise([0, *stops])]
+        return parts[0], dict(zip(self.features, parts[1:], strict=True))
 
     def similarity(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the similarity of one map's predictions, of shape (images, gallery)."""
         return self.similarities([fit], window)[0]
 
     def predicted(self, fit: RidgeFit, window: Window) -> np.ndarray:
-        """Return the mean prediction of each test image, 0 in dimensions that never vary, of shape (images, latents)."""
+        """Return the mean prediction of each test image, less that of training images, of shape (images, targets)."""
         test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
-        return np.nan_to_num(np.asarray(fit.predict(test), np.float32))
+        return np.asarray(fit.predict(test) - fit.predict(self._centre(window)), np.float32)
 
     def single(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the rank of the truth for each test trial alone, of shape (trials,)."""
@@ -285,7 +303,7 @@ class _WindowDecoder:
         )
 
     def _compare(self, fits: Sequence[RidgeFit], window: Window, test: np.ndarray) -> list[np.ndarray]:
-        train = _mean_rows(window_matrix(self.epochs[self.train], window), self.image).mean(axis=0)[None]
+        train = self._centre(window)
         found = []
         for fit in fits:
             known = np.isfinite(fit.coef[0])
@@ -293,6 +311,21 @@ class _WindowDecoder:
             reference = TrainingReference(predicted=centre, true=self.true_mean[None, known])
             found.append(cosine_centred(predicted, self.gallery[:, known], reference))
         return found
+
+    def _centre(self, window: Window) -> np.ndarray:
+        """Return the mean of the training images' samples, of shape (1, samples)."""
+        return _mean_rows(window_matrix(self.epochs[self.train], window), self.image).mean(axis=0)[None]
+
+
+def _columns(fit: RidgeFit, part: slice) -> RidgeFit:
+    """Return the map to some of the targets."""
+    return RidgeFit(
+        coef=fit.coef[:, part],
+        intercept=fit.intercept[part],
+        alpha=fit.alpha[part],
+        alphas=fit.alphas,
+        cv_r2=fit.cv_r2[:, part],
+    )
 
 
 def _mean_rows(X: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from braindecode_suite.core.score import Score
-from braindecode_suite.core.study import Stimuli, Study
-from braindecode_suite.core.windows import Window
-from braindecode_suite.metrics.retrieval import chance_top_k, ranks
+from braindecode_suite.core.study import Study
+from braindecode_suite.core.windows import EDGE, Window
+from braindecode_suite.metrics.peaks import find_peak
+from braindecode_suite.metrics.retrieval import chance_top_k, cosine, ranks, relative_rank
 from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test
 from braindecode_suite.metrics.time_courses import TimeCourse, ends_before_onset, peak_latency, time_course
-from braindecode_suite.metrics.unique_variance import leading_components, unique_variance
+from braindecode_suite.metrics.unique_variance import unique_variance
 from braindecode_suite.workflows.scoring import HEADLINE_SCORER, Settings
 from braindecode_suite.workflows.time_resolved import Sliding
 
 METRIC = "retrieval_brain_to_image_top1"
 CORRECTION = "largest cluster over windows, whole images permuted"
-GRID, EARLY_COMPONENTS = 4, 12
+IDENTIFICATION = "retrieval_identification"
 Named = Literal["centre", "end"]
 
 
@@ -126,45 +128,31 @@ def score_course(
     return scores, facts
 
 
-def feature_sets(stimuli: Stimuli, ids: Sequence[str]) -> dict[str, np.ndarray] | str:
-    """Return what is early and what is late in images, for `metrics.unique_variance`, or why that is not known.
-
-    Early are the leading components of colours averaged over a grid of 4 by 4, low-level and bound to their place; late are the
-    category and, where it is known, the kind of place.
-    """
-    attributes = stimuli.attributes
-    if attributes is None or "category" not in attributes.columns:
-        return "the categories of the images are not known"
-    images = stimuli.images(list(ids)).astype(np.float64)
-    height, width = (size // GRID * GRID for size in images.shape[1:3])
-    if not height or not width:
-        return f"images of {images.shape[1]} x {images.shape[2]} pixels have no grid of {GRID} by {GRID}"
-    blocks = images[:, :height, :width].reshape(len(images), GRID, height // GRID, GRID, width // GRID, 3)
-    early = leading_components(blocks.mean(axis=(2, 4)).reshape(len(images), -1), EARLY_COMPONENTS)
-    known = attributes.reindex([str(i) for i in ids])
-    columns = [known[name].astype(str) for name in ("category", "place") if name in known.columns]
-    late = np.concatenate([(c.to_numpy()[:, None] == np.unique(c)[None]) for c in columns], axis=1)
-    return {"early": early, "late": late.astype(np.float64)}
-
-
-def score_unique_variance(
+def score_features(
     windows: Sequence[Window],
-    predicted: np.ndarray,
-    sets: Mapping[str, np.ndarray],
+    decoded: Mapping[str, np.ndarray],
+    true: Mapping[str, np.ndarray],
     settings: Settings,
     *,
     model: str,
-    target: str,
+    stop: float | None = None,
+    simulated: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[list[Score], dict[str, Any]]:
-    """Score what early and late features explain of the predictions alone, window by window.
+    """Score the features that windows predict: the share of the other test images whose features are less like the predicted ones.
 
     Parameters
     ----------
     windows : sequence of Window
-    predicted : array of shape (windows, images, latents)
-    sets : mapping of ``early`` and ``late`` to array of shape (images, features)
+    decoded : mapping of name to array of shape (windows, images, features)
+        Less the mean prediction of training images (`time_resolved.Sliding.features`).
+    true : mapping of name to array of shape (images, features)
+        Of mean 0 over training images, each set without what the others say (`image_features`).
     settings : Settings
-    model, target : str
+    model : str
+    stop : float, optional
+        Seconds that the picture was shown.
+    simulated : mapping of name to (seconds, seconds), optional
+        When the responses that carry a set peak in a simulated study, after the picture's onset and after it went off.
 
     Returns
     -------
@@ -172,53 +160,172 @@ def score_unique_variance(
     dict
         JSON-like, for `report.time_courses`.
     """
-    found = unique_variance(predicted, sets["early"], sets["late"])
-    times = np.array([w.centre for w in windows])
+    n = len(next(iter(true.values())))
     courses = {
-        name: time_course(
-            values,
-            times,
-            chance=0.0,
-            before=ends_before_onset(windows),
-            units=settings.units,
-            over=settings.unit,
-            seed=settings.seed,
-            n_resamples=settings.n_bootstrap,
+        name: _course(
+            windows, np.stack([_identified(cosine(one, true[name])) for one in values]), 0.5, settings
         )
-        for name, values in (("early", found.first), ("late", found.second))
+        for name, values in decoded.items()
     }
     scores = [
+        row
+        for name, course in courses.items()
+        for row in _rows(windows, course, settings, f"feature_identification_{name}", model=model, gallery=n)
+    ]
+    facts = {
+        "model": model,
+        "metric": "feature_identification",
+        "gallery": n,
+        "chance": 0.5,
+        "times": [w.centre for w in windows],
+        "levels": [
+            {**_level_facts(name, course), "peaks": _peak_facts(course, stop, (simulated or {}).get(name))}
+            for name, course in courses.items()
+        ],
+    }
+    return scores, facts
+
+
+def score_unique_variance(
+    windows: Sequence[Window],
+    decoded: Mapping[str, np.ndarray],
+    true: Mapping[str, np.ndarray],
+    settings: Settings,
+    *,
+    model: str,
+) -> list[Score]:
+    """Score the share of each decoded set's variance that the true set explains and the other does not.
+
+    Of what is decoded, where `score_features` says how well it is: a regression over test images, adjusted for the number of features.
+
+    Parameters
+    ----------
+    windows, decoded, true, settings, model
+        As for `score_features`, of ``early`` and ``late``.
+    """
+    rows: list[Score] = []
+    for name, values in decoded.items():
+        found = unique_variance(values, true["early"], true["late"])
+        share = found.first if name == "early" else found.second
+        rows += _rows(
+            windows, _course(windows, share, 0.0, settings), settings, f"unique_variance_{name}", model=model
+        )
+    return [replace(row, chance=None) for row in rows]  # 0 on average, of no test
+
+
+def score_identification(
+    windows: Sequence[Window],
+    similarity: np.ndarray,
+    settings: Settings,
+    *,
+    model: str,
+    target: str,
+    stop: float | None = None,
+    simulated: Sequence[float] | None = None,
+) -> tuple[list[Score], dict[str, Any]]:
+    """Score windows by the share of the gallery below the truth: graded, where top-1 is a hit or none, and so dates a peak better.
+
+    Parameters
+    ----------
+    windows, similarity, settings, model, target
+        As for `score_course`.
+    stop, simulated
+        As for `score_features`.
+    """
+    n = similarity.shape[2]
+    course = _course(windows, np.stack([_identified(one) for one in similarity]), 0.5, settings)
+    rows = _rows(windows, course, settings, IDENTIFICATION, model=model, gallery=n)
+    facts = {
+        "model": model,
+        "metric": IDENTIFICATION,
+        "gallery": n,
+        "chance": 0.5,
+        "times": course.centres.tolist(),
+        "levels": [
+            {**_level_facts("mean-prediction", course), "peaks": _peak_facts(course, stop, simulated)}
+        ],
+    }
+    return [replace(row, target=target, scorer=HEADLINE_SCORER) for row in rows], facts
+
+
+def _identified(similarity: np.ndarray) -> np.ndarray:
+    """Return each image's share of the others that lose against the truth."""
+    n = similarity.shape[1]
+    return np.asarray(1 - relative_rank(ranks(similarity, np.arange(n)), n))
+
+
+def _course(windows: Sequence[Window], values: np.ndarray, chance: float, settings: Settings) -> TimeCourse:
+    return time_course(
+        values,
+        np.array([w.centre for w in windows]),
+        chance=chance,
+        before=ends_before_onset(windows),
+        units=settings.units,
+        over=settings.unit,
+        seed=settings.seed,
+        n_resamples=settings.n_bootstrap,
+    )
+
+
+def _rows(
+    windows: Sequence[Window],
+    course: TimeCourse,
+    settings: Settings,
+    metric: str,
+    *,
+    model: str,
+    gallery: int | None = None,
+) -> list[Score]:
+    return [
         Score(
             subject=settings.subject,
-            metric=f"unique_variance_{name}",
+            metric=metric,
             value=float(course.mean[k]),
             time_start=round(window.time_start, 6),
             time_stop=round(window.time_stop, 6),
             ci_low=float(course.low[k]),
             ci_high=float(course.high[k]),
             ci_over=settings.unit,
-            chance=0.0,
-            n=predicted.shape[1],
+            chance=course.chance,
+            n=course.n_rows,
             n_subjects=1,
+            gallery=gallery,
             candidates="all",
             level="mean-prediction",
             model=model,
-            target=target,
             split=settings.split,
         )
-        for name, course in courses.items()
         for k, window in enumerate(windows)
     ]
-    facts = {
-        "model": model,
-        "metric": "unique_variance",
-        "gallery": predicted.shape[1],
-        "chance": 0.0,
-        "times": times.tolist(),
-        "levels": [_level_facts(name, course) for name, course in courses.items()],
-        "n_features": list(found.n_features),
-    }
-    return scores, facts
+
+
+def _peak_facts(
+    course: TimeCourse, stop: float | None, simulated: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    """Return the peak while the picture is on and the one after it, or one where it is not known how long it was on."""
+    parts = [("after onset", 0.0, np.inf)]
+    if stop is not None:
+        parts = [("after onset", 0.0, stop), ("after offset", stop + 2 * EDGE, np.inf)]
+    found = []
+    for k, (name, start, until) in enumerate(parts):
+        peak = find_peak(course, start=start, stop=until)
+        if peak is None:
+            continue
+        line: dict[str, Any] = {
+            "name": name,
+            "time": peak.latency.value,
+            "interval": [peak.latency.low, peak.latency.high],
+            "value": peak.value,
+            "doubt": peak.doubt,
+        }
+        if simulated is not None:
+            truth = float(simulated[k]) + (stop or 0.0) * k
+            line |= {
+                "simulated": truth,
+                "inside": bool(peak.latency.low - EDGE <= truth <= peak.latency.high + EDGE),
+            }
+        found.append(line)
+    return found
 
 
 def _level_facts(level: str, course: TimeCourse) -> dict[str, Any]:
