@@ -145,7 +145,7 @@ def test_each_set_is_without_what_a_regression_on_training_images_says_of_it() -
     found = image_features(pictures, train, test)
     assert not found.missing
     early, late = found.sets["early"], found.sets["late"]
-    assert early.train.shape == (40, 1)  # one corner varies
+    assert early.train.shape == (40, 2)  # one corner varies, in colour and at its edges
     assert late.test.shape == (20, 3)
     for values in (early.train, late.train):
         assert np.allclose(values.mean(axis=0), 0)

@@ -61,6 +61,10 @@ def facts(out: Path) -> dict:
 
 def test_every_window_is_a_row_with_chance_and_interval(scores: pd.DataFrame) -> None:
     windows = scores[scores["time_start"].notna()]
+    graded = windows[windows["metric"] == "retrieval_identification"]
+    assert (graded["chance"] == 0.5).all()
+    assert len(graded) == len(windows[windows["metric"] == "feature_identification_early"])
+    windows = windows[windows["metric"] == TOP1]
     assert set(windows["model"]) == {"ridge", "meg-module, growing"}
     sliding = windows[(windows["model"] == "ridge") & (windows["level"] == "mean-prediction")]
     assert np.allclose(sliding["time_stop"] - sliding["time_start"], 0.1)
@@ -98,6 +102,13 @@ def test_courses_say_what_was_before_the_picture(facts: dict) -> None:
         assert level["before_onset"]["upper"] >= level["before_onset"]["highest"]
     assert course["picture_seconds"] == 0.5
     assert "both directions" in course["note"]
+    peaks = facts["time"]["identification"]["levels"][0]["peaks"]
+    assert [(p["name"], p["simulated"]) for p in peaks] == [
+        ("after onset", 0.225),
+        ("after offset", pytest.approx(0.68)),
+    ]
+    early = next(x for x in facts["time"]["features"]["levels"] if x["level"] == "early")
+    assert early["peaks"][0]["simulated"] == 0.1
     known = facts["time"]["generalisation"]
     assert np.shape(known["values"]) == (len(known["times"]),) * 2
 
@@ -132,6 +143,8 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "What causal filtering costs",
         "Maps of one time on the samples of another",
         "highest before onset",
+        "What is early and what is late",
+        "the interval",
     ):
         assert text in page, text
 

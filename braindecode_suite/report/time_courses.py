@@ -38,7 +38,7 @@ from braindecode_suite.report.wording import (
 LEVEL_TITLES = {
     "single": "single trials",
     "mean-prediction": "predictions averaged over repeats",
-    "early": "colours of the parts of the image",
+    "early": "colours and edges of the parts of the image",
     "late": "category and kind of place",
 }
 
@@ -145,7 +145,7 @@ def graded_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
     )
     features = course["metric"] == "feature_identification"
     what = (
-        "Share of the other test images whose features are less like those predicted from a window than the truth's are. Colours are taken "
+        "Share of the other test images whose features are less like those predicted from a window than the truth's are. Colours and edges are taken "
         "without what categories say of them, and the other way round, by regressions on training images."
         if features
         else "Share of the other test images that are less similar to a window's prediction than the truth is: graded, where top-1 counts hits only."

@@ -1,6 +1,6 @@
 """What is early and what is late in images, each without what the other says: targets for windows of an epoch.
 
-Early are colours on a grid, low-level and bound to their place; late are the category and the kind of place. Photographs of one
+Early are colours and edges on a grid, low-level and bound to their place, as early visual cortex carries them; late are the category and the kind of place. Photographs of one
 category share colours, so each set is taken apart from the other: what a regression on the other set predicts is subtracted. Every
 number that this takes (components, regressions, scales) is of training images; test images are only projected.
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from braindecode_suite.core.study import Stimuli
 
 GRID, COMPONENTS = 4, 12
-"""Colours are averaged over a grid of 4 by 4, and their 12 leading components over training images kept."""
+"""Colours and edges are averaged over a grid of 4 by 4, and the 12 leading components of either over training images kept."""
 IMAGES_AT_ONCE = 256
 KINDS = ("category", "place")
 """Columns of the attributes that are late."""
@@ -84,29 +84,47 @@ def image_features(stimuli: Stimuli, train: Sequence[str], test: Sequence[str]) 
 
 
 def _early(stimuli: Stimuli, train: Sequence[str], test: Sequence[str]) -> FeatureSet | str:
-    """Return the leading components of colours on the grid, or why there are none."""
-    colours = [_colours(stimuli, ids) for ids in (train, test)]
-    if any(part is None for part in colours):
+    """Return the leading components of colours and of edges on the grid, or why there are none."""
+    parts = [_on_grid(stimuli, ids) for ids in (train, test)]
+    if any(part is None for part in parts):
         return f"images are smaller than the grid of {GRID} by {GRID}"
-    known, new = (np.asarray(part) for part in colours)
-    mean = known.mean(axis=0)
-    _, size, axes = np.linalg.svd(known - mean, full_matrices=False)
+    known, new = (np.asarray(part) for part in parts)
+    found = [_components(known[:, kind], new[:, kind]) for kind in range(known.shape[1])]
+    return FeatureSet(train=np.hstack([a for a, _ in found]), test=np.hstack([b for _, b in found]))
+
+
+def _components(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project on the leading components of training images."""
+    mean = train.mean(axis=0)
+    _, size, axes = np.linalg.svd(train - mean, full_matrices=False)
     kept = axes[: min(COMPONENTS, int((size > ROUNDING * max(size[0], ROUNDING)).sum()))]
-    return FeatureSet(train=(known - mean) @ kept.T, test=(new - mean) @ kept.T)
+    return (train - mean) @ kept.T, (test - mean) @ kept.T
 
 
-def _colours(stimuli: Stimuli, ids: Sequence[str]) -> np.ndarray | None:
-    """Return colours averaged over the grid, of shape (ids, places x 3), or None where images are too small for it."""
+def _on_grid(stimuli: Stimuli, ids: Sequence[str]) -> np.ndarray | None:
+    """Return colours and edges averaged over the grid, of shape (ids, 2, places x 3), or None where images are too small for it.
+
+    Edges are the sizes of the differences of luminance to the pixel on the right and to the one below, and the length of both.
+    """
     found = []
     for start in range(0, len(ids), IMAGES_AT_ONCE):
         images = stimuli.images(list(ids[start : start + IMAGES_AT_ONCE]))
         height, width = (size // GRID for size in images.shape[1:3])
         if not height or not width:
             return None
-        shown = images[:, : GRID * height, : GRID * width]
-        blocks = shown.reshape(len(images), GRID, height, GRID, width, 3)
-        found.append(blocks.mean(axis=(2, 4), dtype=np.float64).reshape(len(images), -1))
-    return np.concatenate(found) / 255
+        shown = images[:, : GRID * height, : GRID * width].astype(np.float32) / 255
+        grey = np.pad(shown.mean(axis=3), ((0, 0), (0, 1), (0, 1)), mode="edge")
+        across = np.abs(grey[:, :-1, 1:] - grey[:, :-1, :-1])
+        down = np.abs(grey[:, 1:, :-1] - grey[:, :-1, :-1])
+        edges = np.stack([across, down, np.hypot(across, down)], axis=3)
+        kinds = [
+            part.reshape(len(part), GRID, height, GRID, width, 3)
+            .mean(axis=(2, 4), dtype=np.float64)
+            .reshape(len(part), -1)
+            for part in (shown, edges)
+        ]
+        found.append(np.stack(kinds, axis=1))
+    return np.concatenate(found)
 
 
 def _late(stimuli: Stimuli, train: Sequence[str], test: Sequence[str]) -> FeatureSet | str:
