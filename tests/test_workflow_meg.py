@@ -25,6 +25,7 @@ SMALL = [
     "simulation.jitter_ms=0",
     "jitters=[0,60]",
     "live=true",
+    "learning_curve=[0.4,0.7]",
     "n_seeds=1",
     "generator=''",
     "gallery_sizes=[]",
@@ -122,6 +123,34 @@ def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.Da
     assert set(causal["model"]) == {"meg-module", "ridge"}
 
 
+def test_a_learning_curve_has_a_point_for_each_share_and_one_for_all(
+    scores: pd.DataFrame, facts: dict
+) -> None:
+    known = facts["learning_curve"]
+    shares, trials = zip(*[(line["share"], line["trials"]) for line in known["amounts"]], strict=True)
+    assert shares == (0.4, 0.7, 1.0)
+    assert trials[0] < trials[1] < trials[2] == facts["splits"][0]["trials"]["train"]
+    rows = scores[(scores["metric"] == TOP1) & (scores["versus"] == "") & (scores["control"] == "brain")]
+    rows = rows[(rows["scorer"] == "cosine-centred") & (rows["candidates"] == "all")]
+    rows = rows[rows["time_start"].isna() & (rows["level"] == "mean-prediction")]
+    for model in known["models"]:
+        for line, point in zip(known["amounts"], model["points"], strict=True):
+            row = rows[(rows["split"] == line["split"]) & (rows["model"] == model["model"])]
+            assert row["value"].tolist() == pytest.approx([point["value"]])
+    whole, ridge = known["amounts"][-1]["split"], rows[rows["model"] == "ridge"].set_index("split")["value"]
+    assert ridge.loc[whole] == ridge.loc["as-given"]  # a closed form, whatever other roles it was fitted to
+
+
+def test_a_share_that_is_too_small_ends_the_run_before_anything_is_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "out", "--set", "learning_curve=[0.1,0.5]") == 2
+    told = capsys.readouterr().err
+    assert "share 0.1 of the training images" in told
+    assert "at least 20 training images" in told
+    assert not list((tmp_path / "out").rglob("fit-*"))
+
+
 def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
     page = (out / "sub-01.html").read_text()
     for text in (
@@ -132,6 +161,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "What causal filtering costs",
         "Maps of one time on the samples of another",
         "highest before onset",
+        "What more data add",
     ):
         assert text in page, text
 
@@ -145,7 +175,13 @@ def test_the_figures_of_the_card_are_recomputed(out: Path, capsys: pytest.Captur
 def test_the_plan_names_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--dry-run") == 0
     plan = capsys.readouterr().out
-    for text in ("ridge on sliding windows", "windows of random length", "jitter of 60 ms", "calibrate live"):
+    for text in (
+        "ridge on sliding windows",
+        "windows of random length",
+        "jitter of 60 ms",
+        "0.4 of the training images",
+        "calibrate live",
+    ):
         assert text in plan, text
 
 
@@ -186,6 +222,7 @@ def test_sensors_that_are_masked_lie_apart_and_have_places() -> None:
         ({"sensors": {"order": ["scale", "scale"]}}, "each step once"),
         ({"jitters": [30, 30]}, "each jitter once"),
         ({"time": {"width": 0}}, "width"),
+        ({"learning_curve": [0.5]}, "at least two different shares"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict, message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,15 @@ class Decoding:
             ]
         return steps
 
-    def decode(self, steps: Steps) -> Decoded:
-        """Do everything for one subject, up to what is saved."""
+    def decode(self, steps: Steps, check: Callable[[Study, Split], None] | None = None) -> Decoded:
+        """Do everything for one subject, up to what is saved.
+
+        Parameters
+        ----------
+        steps : Steps
+        check : callable, optional
+            Given the study and the headline's split before anything is fitted, to refuse what could not be done later.
+        """
         config, job = self.config, self.job
         with steps.block("open the study"):
             study = open_study(job, config.dataset_options)
@@ -183,6 +190,8 @@ class Decoding:
             split = self.split(study, self.protocol, targets["retrieval"])
             prepared = self.prepare(study, split)
             amounts = self._first_minutes(study, split)
+            if check is not None:
+                check(study, split)
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)

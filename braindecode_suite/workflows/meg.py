@@ -13,6 +13,9 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Target
 from braindecode_suite.core.protocols import SimulatedDataset
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.shares import Portion, naming_share, portions
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
 from braindecode_suite.metrics.unique_variance import LEAST_IMAGES_PER_FEATURE
@@ -20,6 +23,7 @@ from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.job import ENDING, Job
+from braindecode_suite.workflows.learning_curve import curve_facts, hits, named
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.results import SubjectResults
@@ -100,12 +104,22 @@ class MegWorkflow:
             f"jitter of {jitter:g} ms: {config.baseline}, {config.encoder} seed {self.decoding.seeds[0]} and the oracle, retrieval only"
             for jitter in config.jitters
         ]
+        steps += [
+            f"{share:.4g} of the training images: {config.baseline} and {config.encoder} seed {self.decoding.seeds[0]}, retrieval only"
+            for share in self._shares
+        ]
         return [*steps, *ENDING]
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """Shares of the training images of the learning curve, all of them last; none where none is asked for."""
+        return (*self.config.learning_curve, 1.0) if self.config.learning_curve else ()
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
         self._check_sensors()
-        decoded = self.decoding.decode(steps)
+        some: list[tuple[Portion, Prepared]] = []
+        decoded = self.decoding.decode(steps, lambda study, split: some.extend(self._portions(study, split)))
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
         if self.config.occlusion:
             self._occlusion(steps, decoded)
@@ -119,6 +133,8 @@ class MegWorkflow:
             decoded.results.facts["causal"] = self._live(steps, decoded)
         if self.config.jitters:
             decoded.results.facts["jitters"] = self._jitters(steps, decoded)
+        if some:
+            decoded.results.facts["learning_curve"] = self._learning_curve(steps, decoded, some)
         return self.decoding.finish(decoded)
 
     def _check_sensors(self) -> None:
@@ -324,3 +340,33 @@ class MegWorkflow:
             decoded.results.scores += [replace(score, split=named) for score in scored.scores]
             found.append({"jitter_ms": jitter, "split": named})
         return found
+
+    def _portions(self, study: Study, split: Split) -> list[tuple[Portion, Prepared]]:
+        """Prepare shares of the training images before anything is fitted: one that cannot be had ends the run at once."""
+        found = []
+        for portion in portions(split, self._shares, seed=self.job.seed):
+            with naming_share(portion.share):
+                found.append((portion, self.decoding.prepare(study, portion.split)))
+        return found
+
+    def _learning_curve(
+        self, steps: Steps, decoded: Decoded, some: Sequence[tuple[Portion, Prepared]]
+    ) -> dict[str, Any]:
+        """Score fits to shares of the training images, and fit lines to the scores."""
+        gallery, settings = decoded.true["test"], decoded.settings
+        values: dict[str, list[np.ndarray]] = {self.config.encoder: [], self.config.baseline: []}
+        for portion, prepared in some:
+            where = f" ({portion.trials} training trials)"
+            scored = self.decoding.brief(
+                steps, prepared, decoded.targets, where, settings.near_duplicates, Ceilings()
+            )
+            decoded.results.scores += [replace(score, split=named(portion)) for score in scored.scores]
+            for model, found in values.items():
+                found.append(hits(scored.rows, model, gallery.ids))
+        return curve_facts(
+            [portion for portion, _ in some],
+            {model: np.stack(found) for model, found in values.items()},
+            settings.units,
+            over=settings.unit,
+            seed=self.job.seed,
+        )

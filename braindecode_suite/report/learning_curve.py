@@ -1,0 +1,136 @@
+"""How the score grows with training trials: points, a line in the logarithm of the trials, and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from braindecode_suite.report.figures import MUTED, SERIES, STYLE, FigureBlock, draw, new_figure
+from braindecode_suite.report.panels import Panel, Part
+from braindecode_suite.report.results import Results, mapping, sequence
+from braindecode_suite.report.tables import Table
+from braindecode_suite.report.wording import DASH, integer, metric_title, model_title, number
+
+APART = 4.0
+"""Points between the whiskers of one amount."""
+
+
+def curve_panel(results: Results) -> Panel | None:
+    """Return the section on the amount of data, or None where no learning curve was made."""
+    known = mapping(results.facts.get("learning_curve"))
+    if not known:
+        return None
+    parts = [
+        Part(title="Score against training trials", figure=curve_figure("learning-curve", known)),
+        Part(
+            title="The fitted lines",
+            table=line_table(known),
+            look_for="a bend whose interval lies below 0: the curve flattens, and the line promises too much.",
+        ),
+    ]
+    return Panel(slug="learning-curve", title="What more data add", parts=parts)
+
+
+def curve_figure(name: str, known: Mapping[str, Any]) -> FigureBlock:
+    """Return each model's scores with intervals, and its line with a band, to twice the data.
+
+    Parameters
+    ----------
+    name : str
+        Unique on the page.
+    known : mapping
+        The facts ``learning_curve``.
+    """
+    metric, chance = str(known["metric"]), float(known["chance"])
+    trials = [int(mapping(amount)["trials"]) for amount in sequence(known["amounts"])]
+    models = [mapping(model) for model in sequence(known["models"])]
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(7.4, 3.8)
+        axis = figure.subplots()
+        for k, model in enumerate(models):
+            colour = SERIES[k % len(SERIES)]
+            line = _columns(model["line"])
+            axis.fill_between(
+                line["trials"], line["low"], line["high"], color=colour, alpha=0.14, linewidth=0
+            )
+            axis.plot(line["trials"], line["value"], color=colour, linewidth=1.4)
+            aside = ScaledTranslation(APART * (k - (len(models) - 1) / 2) / 72, 0, figure.dpi_scale_trans)
+            points, drawn = _columns(model["points"]), axis.transData + aside
+            axis.plot(
+                trials,
+                points["value"],
+                "o",
+                markersize=5,
+                color=colour,
+                transform=drawn,
+                label=model_title(str(model["model"])),
+            )
+            for n, low, high in zip(trials, points["low"], points["high"], strict=True):
+                axis.plot([n, n], [low, high], color=colour, linewidth=1.2, alpha=0.7, transform=drawn)
+        axis.axhline(chance, color=MUTED, linestyle="--", linewidth=1.2, label="chance")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(FixedLocator(trials))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: integer(value)))
+        axis.set_xlabel("training trials (logarithmic)")
+        axis.set_ylabel(metric_title(metric))
+        axis.legend(fontsize=9.5, loc="upper left")
+    told = "; ".join(
+        f"{model_title(str(model['model']))} "
+        + ", ".join(
+            f"{number(mapping(point)['value'])} at {n}"
+            for n, point in zip(trials, sequence(model["points"]), strict=True)
+        )
+        for model in models
+    )
+    return draw(
+        name,
+        figure,
+        f"{metric_title(metric)} against training trials: {told}. Chance {number(chance)}.",
+        f"{metric_title(metric)} of {integer(known['gallery'])} images by models fitted to shares of the training images, and the straight line in the "
+        f"logarithm of the trials; 95\u00a0% intervals over {known['over']}s. The line ends at twice the data.",
+        "whether the points lie on the line, and which of the two is steeper.",
+    )
+
+
+def line_table(known: Mapping[str, Any]) -> Table:
+    """Return what ten times the trials add, the bend, and the line at twice the data, a line a model."""
+    rows = []
+    for model in map(mapping, sequence(known["models"])):
+        bend = mapping(model.get("bend"))
+        rows.append(
+            [
+                model_title(str(model["model"])),
+                _with_interval(mapping(model["slope"])),
+                _with_interval(bend) if bend else DASH,
+                number(model["residual"]),
+                _with_interval(mapping(model["doubled"])),
+            ]
+        )
+    return Table(
+        caption=f"{metric_title(str(known['metric']))} = a + b log10(training trials)",
+        headings=[
+            "model",
+            "ten times the trials add",
+            "bend",
+            "distance from the line",
+            "line at twice the trials",
+        ],
+        rows=rows,
+        numeric=[False, True, True, True, True],
+        note=" ".join(str(note) for note in sequence(known.get("notes"))),
+    )
+
+
+def _columns(rows: Any) -> dict[str, np.ndarray]:
+    found = [mapping(row) for row in sequence(rows)]
+    return {key: np.array([row[key] for row in found], float) for key in found[0]}
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
