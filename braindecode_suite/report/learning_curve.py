@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -14,26 +15,59 @@ from braindecode_suite.report.figures import MUTED, SERIES, STYLE, FigureBlock, 
 from braindecode_suite.report.panels import Panel, Part
 from braindecode_suite.report.results import Results, mapping, sequence
 from braindecode_suite.report.tables import Table
-from braindecode_suite.report.wording import DASH, integer, metric_title, model_title, number
+from braindecode_suite.report.time_courses import compared
+from braindecode_suite.report.wording import DASH, integer, listed, metric_title, model_title, number
 
 APART = 4.0
 """Points between the whiskers of one amount."""
 
 
 def curve_panel(results: Results) -> Panel | None:
-    """Return the section on the amount of data, or None where no learning curve was made."""
+    """Return the section on the amount of data, or None where neither a learning curve nor other people's trials were used."""
     known = mapping(results.facts.get("learning_curve"))
-    if not known:
+    parts = []
+    if known:
+        parts = [
+            Part(title="Score against training trials", figure=curve_figure("learning-curve", known)),
+            Part(
+                title="The fitted lines",
+                table=line_table(known),
+                look_for="a bend whose interval lies below 0: the curve flattens, and the line promises too much.",
+            ),
+        ]
+    people = people_part(results)
+    parts += [] if people is None else [people]
+    if not parts:
         return None
-    parts = [
-        Part(title="Score against training trials", figure=curve_figure("learning-curve", known)),
-        Part(
-            title="The fitted lines",
-            table=line_table(known),
-            look_for="a bend whose interval lies below 0: the curve flattens, and the line promises too much.",
-        ),
-    ]
     return Panel(slug="learning-curve", title="What more data add", parts=parts)
+
+
+def people_part(results: Results) -> Part | None:
+    """Return a table of models that were fitted to several people, or None."""
+    known = [mapping(group) for group in sequence(results.facts.get("people"))]
+    lines = [(str(group["title"]), str(group["split"])) for group in known]
+    table = compared(results, lines, "training", "Trained on several people, tested on this one")
+    if table is None:
+        return None
+    notes = [
+        f"{group['title']}: "
+        + ", ".join(f"{integer(n)} trials of sub-{who}" for who, n in mapping(group["trials"]).items())
+        + "."
+        for group in known
+    ]
+    transductive = {str(who) for group in known for who in sequence(group["transductive"])}
+    if transductive:
+        who = listed([f"sub-{one}" for one in sorted(transductive)])
+        notes.append(
+            f"Sessions of {who} without training trials are scaled by label-free statistics of their own (transductive)."
+        )
+    notes += dict.fromkeys(str(text) + "." for group in known for text in sequence(group["warnings"]))
+    return Part(
+        title="Several people",
+        table=replace(table, note=" ".join(notes)),
+        look_for="whether other people's trials help, and what is left where the person has not trained at all. Each line is of one fit, for "
+        "retrieval alone; of several people ridge has one map.",
+    )
 
 
 def curve_figure(name: str, known: Mapping[str, Any]) -> FigureBlock:

@@ -26,6 +26,7 @@ from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.learning_curve import curve_facts, hits, named
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
+from braindecode_suite.workflows.people import MODULE, RIDGE, alone, groups
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
@@ -108,6 +109,12 @@ class MegWorkflow:
             f"{share:.4g} of the training images: {config.baseline} and {config.encoder} seed {self.decoding.seeds[0]}, retrieval only"
             for share in self._shares
         ]
+        if config.people:
+            who = ["alone", "with others", *(f"left out, {m:g} minutes" for m in config.calibration_minutes)]
+            steps += [
+                f"people: {one}, {config.baseline} and {config.encoder} seed {self.decoding.seeds[0]}, retrieval only"
+                for one in who
+            ]
         return [*steps, *ENDING]
 
     @property
@@ -118,6 +125,7 @@ class MegWorkflow:
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
         self._check_sensors()
+        others = self._others()
         some: list[tuple[Portion, Prepared]] = []
         decoded = self.decoding.decode(steps, lambda study, split: some.extend(self._portions(study, split)))
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
@@ -135,6 +143,8 @@ class MegWorkflow:
             decoded.results.facts["jitters"] = self._jitters(steps, decoded)
         if some:
             decoded.results.facts["learning_curve"] = self._learning_curve(steps, decoded, some)
+        if others:
+            decoded.results.facts["people"] = self._people(steps, decoded, others)
         return self.decoding.finish(decoded)
 
     def _check_sensors(self) -> None:
@@ -370,3 +380,44 @@ class MegWorkflow:
             over=settings.unit,
             seed=self.job.seed,
         )
+
+    def _others(self) -> list[str]:
+        """Return the labels of the other people who train, before anything is fitted; unknown ones are refused."""
+        job, labels = self.job, [label for label in self.config.people if label != self.job.subject]
+        known = job.dataset.subjects(job.data_dir)
+        missing = [label for label in labels if label not in known]
+        if missing or (self.config.people and not labels):
+            raise InputError(
+                "`people`",
+                expected=f"labels of others among {', '.join(k for k in known if k != job.subject)}",
+                found=", ".join(missing) or f"sub-{job.subject} alone",
+            )
+        return labels
+
+    def _people(self, steps: Steps, decoded: Decoded, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Score fits to several people's trials on the subject's test trials; return who trained, and what models had to say."""
+        job, config, target = self.job, self.config, decoded.targets["retrieval"]
+        with steps.block(f"open {', '.join(f'sub-{label}' for label in labels)}"):
+            others = [open_study(replace(job, subject=label), config.dataset_options) for label in labels]
+            split = self.decoding.split(decoded.study, self.decoding.protocol, target, others)
+            check_match(
+                "`people`",
+                {"test images of the subject": sorted(decoded.true["test"].ids)},
+                {"test images of the subject": sorted(alone(split).keys("test", "stimulus"))},
+            )
+            found = groups(split, config.calibration_minutes, config.sensors)
+        facts = []
+        for group in found:
+            scored = self.decoding.brief(
+                steps,
+                group.prepared,
+                decoded.targets,
+                f" ({group.title})",
+                decoded.settings.near_duplicates,
+                Ceilings(),
+                changes=MODULE if group.pooled and config.encoder == "meg-module" else None,
+                baseline_changes=RIDGE if group.pooled and config.baseline == "ridge" else None,
+            )
+            decoded.results.scores += [replace(score, split=group.split) for score in scored.scores]
+            facts.append({**group.facts(), "warnings": scored.warnings})
+        return facts
