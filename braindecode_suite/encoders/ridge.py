@@ -301,7 +301,7 @@ class RidgeEncoder:
         warnings.warn(text, RidgeWarning, stacklevel=3)
         maps = list(self._maps.values())
         mean, gain = (
-            np.mean([getattr(one.scaler, name) for one in maps], axis=0, dtype=np.float32)
+            np.stack([getattr(one.scaler, name) for one in maps]).mean(axis=0, dtype=np.float32)
             for name in ("mean", "gain")
         )
         return _SubjectMap(type(maps[0].scaler)(mean, gain), maps[0].coef, maps[0].intercept)

@@ -32,11 +32,11 @@ def curve_panel(results: Results) -> Panel | None:
             Part(
                 title="The fitted lines",
                 table=line_table(known),
-                look_for="a bend whose interval lies below 0: the curve flattens, and the line promises too much.",
+                look_for="a bend whose interval leaves out 0: below, the curve flattens and the line promises too much; above, it steepens. Either way "
+                "the line is not the whole story.",
             ),
         ]
-    people = people_part(results)
-    parts += [] if people is None else [people]
+    parts += [part for part in (people_part(results), gain_part(results)) if part is not None]
     if not parts:
         return None
     return Panel(slug="learning-curve", title="What more data add", parts=parts)
@@ -68,6 +68,25 @@ def people_part(results: Results) -> Part | None:
         look_for="whether other people's trials help, and what is left where the person has not trained at all. Each line is of one fit, for "
         "retrieval alone; of several people ridge has one map.",
     )
+
+
+def gain_part(results: Results) -> Part | None:
+    """Return a table of how far each model is ahead of the same fitted to the subject alone, or None."""
+    known = [mapping(group) for group in sequence(results.facts.get("people"))]
+    rows = [
+        [str(group["title"]), model_title(str(model)), _with_interval(mapping(found))]
+        for group in known
+        for model, found in mapping(group["gain"]).items()
+    ]
+    if not rows:
+        return None
+    table = Table(
+        caption="Difference from the same model fitted to this person alone, paired over test images",
+        headings=["training", "model", "ahead by"],
+        rows=rows,
+        numeric=[False, False, True],
+    )
+    return Part(title="What other people's trials add", table=table, look_for="intervals above 0.")
 
 
 def curve_figure(name: str, known: Mapping[str, Any]) -> FigureBlock:

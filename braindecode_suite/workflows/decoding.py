@@ -169,14 +169,15 @@ class Decoding:
             ]
         return steps
 
-    def decode(self, steps: Steps, check: Callable[[Study, Split], None] | None = None) -> Decoded:
+    def decode(self, steps: Steps, check: Callable[[Study, Split, Target], None] | None = None) -> Decoded:
         """Do everything for one subject, up to what is saved.
 
         Parameters
         ----------
         steps : Steps
         check : callable, optional
-            Given the study and the headline's split before anything is fitted, to refuse what could not be done later.
+            Given the study, the headline's split and the target of retrieval before anything is fitted, to refuse what could not be
+            done later.
         """
         config, job = self.config, self.job
         with steps.block("open the study"):
@@ -191,7 +192,7 @@ class Decoding:
             prepared = self.prepare(study, split)
             amounts = self._first_minutes(study, split)
             if check is not None:
-                check(study, split)
+                check(study, split, targets["retrieval"])
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)

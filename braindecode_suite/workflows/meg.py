@@ -26,7 +26,7 @@ from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.learning_curve import curve_facts, hits, named
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
-from braindecode_suite.workflows.people import MODULE, RIDGE, alone, groups
+from braindecode_suite.workflows.people import Group, alone, gained, groups, several_people
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
@@ -127,7 +127,14 @@ class MegWorkflow:
         self._check_sensors()
         others = self._others()
         some: list[tuple[Portion, Prepared]] = []
-        decoded = self.decoding.decode(steps, lambda study, split: some.extend(self._portions(study, split)))
+        people: list[Group] = []
+
+        def check(study: Study, split: Split, target: Target) -> None:
+            some.extend(self._portions(study, split))
+            if others:
+                people.extend(self._groups(study, split, target, others))
+
+        decoded = self.decoding.decode(steps, check)
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
         if self.config.occlusion:
             self._occlusion(steps, decoded)
@@ -143,8 +150,8 @@ class MegWorkflow:
             decoded.results.facts["jitters"] = self._jitters(steps, decoded)
         if some:
             decoded.results.facts["learning_curve"] = self._learning_curve(steps, decoded, some)
-        if others:
-            decoded.results.facts["people"] = self._people(steps, decoded, others)
+        if people:
+            decoded.results.facts["people"] = self._people(steps, decoded, people)
         return self.decoding.finish(decoded)
 
     def _check_sensors(self) -> None:
@@ -364,11 +371,12 @@ class MegWorkflow:
     ) -> dict[str, Any]:
         """Score fits to shares of the training images, and fit lines to the scores."""
         gallery, settings = decoded.true["test"], decoded.settings
+        oracle = Ceilings(retrieval=settings.ceilings)  # the same however much is trained on
         values: dict[str, list[np.ndarray]] = {self.config.encoder: [], self.config.baseline: []}
         for portion, prepared in some:
             where = f" ({portion.trials} training trials)"
             scored = self.decoding.brief(
-                steps, prepared, decoded.targets, where, settings.near_duplicates, Ceilings()
+                steps, prepared, decoded.targets, where, settings.near_duplicates, oracle
             )
             decoded.results.scores += [replace(score, split=named(portion)) for score in scored.scores]
             for model, found in values.items():
@@ -392,32 +400,47 @@ class MegWorkflow:
                 expected=f"labels of others among {', '.join(k for k in known if k != job.subject)}",
                 found=", ".join(missing) or f"sub-{job.subject} alone",
             )
+        for name in (self.config.encoder, self.config.baseline):
+            if 0 in self.config.calibration_minutes and not several_people(name):
+                raise InputError(
+                    "`calibration_minutes`",
+                    expected=f"amounts above 0 with {name!r}, which takes no people that it was not fitted to",
+                    found="0",
+                )
         return labels
 
-    def _people(self, steps: Steps, decoded: Decoded, labels: Sequence[str]) -> list[dict[str, Any]]:
+    def _groups(self, study: Study, split: Split, target: Target, labels: Sequence[str]) -> list[Group]:
+        """Open the others and prepare everybody before anything is fitted: what cannot be had ends the run at once."""
+        job, config = self.job, self.config
+        others = [open_study(replace(job, subject=label), config.dataset_options) for label in labels]
+        together = self.decoding.split(study, self.decoding.protocol, target, others)
+        check_match(
+            "`people`",
+            {"test images of the subject": sorted(split.keys("test", "stimulus"))},
+            {"test images of the subject": sorted(alone(together).keys("test", "stimulus"))},
+        )
+        return groups(together, config.calibration_minutes, config.sensors)
+
+    def _people(self, steps: Steps, decoded: Decoded, found: Sequence[Group]) -> list[dict[str, Any]]:
         """Score fits to several people's trials on the subject's test trials; return who trained, and what models had to say."""
-        job, config, target = self.job, self.config, decoded.targets["retrieval"]
-        with steps.block(f"open {', '.join(f'sub-{label}' for label in labels)}"):
-            others = [open_study(replace(job, subject=label), config.dataset_options) for label in labels]
-            split = self.decoding.split(decoded.study, self.decoding.protocol, target, others)
-            check_match(
-                "`people`",
-                {"test images of the subject": sorted(decoded.true["test"].ids)},
-                {"test images of the subject": sorted(alone(split).keys("test", "stimulus"))},
-            )
-            found = groups(split, config.calibration_minutes, config.sensors)
-        facts = []
+        config = self.config
+        facts: list[dict[str, Any]] = []
+        hit: list[dict[str, np.ndarray]] = []
+        settings = decoded.settings
         for group in found:
             scored = self.decoding.brief(
                 steps,
                 group.prepared,
                 decoded.targets,
                 f" ({group.title})",
-                decoded.settings.near_duplicates,
-                Ceilings(),
-                changes=MODULE if group.pooled and config.encoder == "meg-module" else None,
-                baseline_changes=RIDGE if group.pooled and config.baseline == "ridge" else None,
+                settings.near_duplicates,
+                Ceilings(retrieval=settings.ceilings),
+                changes=several_people(config.encoder) if group.pooled else None,
+                baseline_changes=several_people(config.baseline) if group.pooled else None,
             )
             decoded.results.scores += [replace(score, split=group.split) for score in scored.scores]
-            facts.append({**group.facts(), "warnings": scored.warnings})
+            models = (config.encoder, config.baseline)
+            hit.append({model: hits(scored.rows, model, decoded.true["test"].ids) for model in models})
+            gain = {m: gained(hit[-1][m], hit[0][m], settings) for m in models} if group.pooled else {}
+            facts.append({**group.facts(), "gain": gain, "warnings": scored.warnings})
         return facts

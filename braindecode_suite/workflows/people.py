@@ -14,11 +14,11 @@ import numpy as np
 from braindecode_suite.core.minutes import restrict
 from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import Study
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.metrics.bootstrap import paired_difference
 from braindecode_suite.workflows.fitting import Prepared, prepare_sensors
+from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
-
-MODULE = {"unknown_subjects": "mean"}
-RIDGE = {"people": "pooled", "unknown_subjects": "mean"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +67,22 @@ class Group:
         }
 
 
-def tested_on_first(split: Split) -> Split:
+def several_people(name: str) -> dict[str, Any]:
+    """Return the settings with which an encoder shares what it can among people, and takes those that it does not know.
+
+    Examples
+    --------
+    >>> several_people("ridge")
+    {'people': 'pooled', 'unknown_subjects': 'mean'}
+    >>> several_people("mindeye")
+    {}
+    """
+    fields = ENCODERS[name].config_class.model_fields
+    wanted = {"people": "pooled", "unknown_subjects": "mean"}
+    return {key: value for key, value in wanted.items() if key in fields}
+
+
+def only_first_tested(split: Split) -> Split:
     """Return a split of several people whose test rows are those of the first alone."""
     test = (split.test[0], *(rows[:0] for rows in split.test[1:]))
     return replace(split, test=test)
@@ -98,7 +113,7 @@ def left_out(split: Split, minutes: float) -> Split:
     InputError
         If the amount is all there is, or more.
     """
-    first = tested_on_first(split)
+    first = only_first_tested(split)
     nothing = {
         part: (getattr(first, part)[0][:0], *getattr(first, part)[1:]) for part in ("train", "validation")
     }
@@ -142,13 +157,26 @@ def groups(split: Split, calibration: Sequence[float], sensors: SensorRecipe) ->
     names = ", ".join(f"sub-{study.subject}" for study in split.studies[1:])
     found = [
         Group(title="alone", prepared=_prepare(alone(split), sensors)),
-        Group(title=f"with {names}", prepared=_prepare(tested_on_first(split), sensors)),
+        Group(title=f"with {names}", prepared=_prepare(only_first_tested(split), sensors)),
     ]
     for minutes in calibration:
         some = left_out(split, minutes)
         title = f"from {names}, {minutes:g} minutes of calibration"
         found.append(Group(title=title, prepared=_prepare(some, sensors), calibration=some.minutes or 0.0))
     return found
+
+
+def gained(pooled: np.ndarray, own: np.ndarray, settings: Settings) -> dict[str, float]:
+    """Return how far one model is ahead of the same fitted to the subject alone, paired over images.
+
+    Parameters
+    ----------
+    pooled, own : array of shape (images,)
+        Scores of the same images.
+    settings : Settings
+    """
+    found = paired_difference(pooled, own, settings.units, over=settings.unit, seed=settings.seed)
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _prepare(split: Split, sensors: SensorRecipe) -> Prepared:
