@@ -202,9 +202,10 @@ def test_what_cannot_be_calibrated_ends_the_run_before_anything_is_fitted(
 
 
 def test_a_share_that_is_too_small_ends_the_run_before_anything_is_fitted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tmp_path / "out", "--set", "learning_curve=[0.1,0.5]") == 2
+    data = next(out.rglob("work/simulated-meg"))
+    assert run(tmp_path / "out", "--data-dir", str(data), "--set", "learning_curve=[0.1,0.5]") == 2
     told = capsys.readouterr().err
     assert "share 0.1 of the training images" in told
     assert "at least 20 training images" in told

@@ -114,13 +114,11 @@ def left_out(split: Split, minutes: float) -> Split:
         If the amount is all there is, or more.
     """
     first = only_first_tested(split)
-    nothing = {
-        part: (getattr(first, part)[0][:0], *getattr(first, part)[1:]) for part in ("train", "validation")
-    }
     who = f"sub-{split.studies[0].subject}"
     strict = replace(
         first,
-        **nothing,
+        train=(first.train[0][:0], *first.train[1:]),
+        validation=(first.validation[0][:0], *first.validation[1:]),
         disjoint=split.disjoint | {"subject"},
         label="_".join(part for part in (split.label, f"without-{split.studies[0].subject}") if part),
         notes=(*split.notes, f"nothing of {who} is trained or validated on"),
