@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort, Study
@@ -18,6 +19,7 @@ from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.masked_rows import fit_masked_scaler
 from braindecode_suite.learning.responses import ImageRows, fit_scaler, flatten_times, image_means
 from braindecode_suite.learning.ridge import cached_ridge_cv, ridge_cv
+from braindecode_suite.learning.ridge_warnings import RidgeWarning
 from braindecode_suite.learning.synthetic import (
     TableTarget,
     make_latents,
@@ -133,6 +135,44 @@ def test_people_who_share_a_map_are_standardised_apart_and_share_folds(tmp_path:
     model.save(tmp_path / "model")
     again = RidgeEncoder.load(tmp_path / "model", train).predict(train)
     assert_array_equal(again["retrieval"].values, model.predict(train)["retrieval"].values)
+
+
+def test_a_person_it_does_not_know_goes_through_the_mean_of_the_known_and_is_flagged(tmp_path: Path) -> None:
+    second = study("02")
+    train = cohort(study(), replace(second, responses=100 + 7 * np.asarray(second.responses)))
+    config = RidgeConfig(repeats="each", people="pooled", unknown_subjects="mean")
+    model = fitted(tmp_path, train, config)
+    stranger = cohort(study("03"), first=30, last=40)
+    with pytest.warns(
+        RidgeWarning, match=r"sub-03 is none of the people .* \(01, 02\): their mean standardisation"
+    ):
+        found = model.predict(stranger)["retrieval"].flat
+    means, gains = [], []
+    for s, rows in train:
+        flat = s.read(rows).reshape(len(rows), -1).astype(np.float64)
+        means.append(flat.mean(axis=0))
+        gains.append(1 / flat.std(axis=0))
+    x = stranger.studies[0].read(stranger.rows[0]).reshape(len(stranger), -1)
+    X = (x - np.mean(means, axis=0)) * np.mean(gains, axis=0)
+    images = list(dict.fromkeys(train.stimulus_ids))
+    assert_allclose(found, expected(train, X, images), rtol=1e-3, atol=1e-2)
+    assert len(model.warnings_) == 1
+    known = cohort(study(), first=30, last=40)  # a known person still has its own standardisation
+    assert_array_equal(
+        model.predict(known)["retrieval"].values,
+        fitted(tmp_path, train, RidgeEncoder.preset("pooled")).predict(known)["retrieval"].values,
+    )
+
+
+def test_a_person_it_does_not_know_is_refused_unless_asked_for_and_with_other_sensors(tmp_path: Path) -> None:
+    train = cohort(study(), study("02"))
+    with pytest.raises(InputError, match=r"expected subjects = \['01', '02'\]; found subjects = \['03'\]"):
+        fitted(tmp_path, train, RidgeEncoder.preset("pooled")).predict(cohort(study("03")))
+    model = fitted(tmp_path, train, RidgeConfig(repeats="each", people="pooled", unknown_subjects="mean"))
+    with pytest.raises(InputError, match=r"sub-03: .*space"):
+        model.predict(cohort(study("03", n_sensors=7)))
+    with pytest.raises(InputError, match="needs one map for all"):
+        build(RidgeConfig, {"unknown_subjects": "mean"}, "config")
 
 
 def test_people_with_other_sensors_cannot_share_a_map(tmp_path: Path) -> None:

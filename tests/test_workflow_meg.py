@@ -25,6 +25,9 @@ SMALL = [
     "simulation.jitter_ms=0",
     "jitters=[0,60]",
     "live=true",
+    "learning_curve=[0.4,0.7]",
+    "people=['01','02']",
+    "calibration_minutes=[0,1]",
     "n_seeds=1",
     "generator=''",
     "gallery_sizes=[]",
@@ -133,6 +136,93 @@ def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.Da
     assert set(causal["model"]) == {"meg-module", "ridge"}
 
 
+def test_a_learning_curve_has_a_point_for_each_share_and_one_for_all(
+    scores: pd.DataFrame, facts: dict
+) -> None:
+    known = facts["learning_curve"]
+    shares, trials = zip(*[(line["share"], line["trials"]) for line in known["amounts"]], strict=True)
+    assert shares == (0.4, 0.7, 1.0)
+    assert trials[0] < trials[1] < trials[2] == facts["splits"][0]["trials"]["train"]
+    rows = scores[(scores["metric"] == TOP1) & (scores["versus"] == "") & (scores["control"] == "brain")]
+    rows = rows[(rows["scorer"] == "cosine-centred") & (rows["candidates"] == "all")]
+    rows = rows[rows["time_start"].isna() & (rows["level"] == "mean-prediction")]
+    for model in known["models"]:
+        for line, point in zip(known["amounts"], model["points"], strict=True):
+            row = rows[(rows["split"] == line["split"]) & (rows["model"] == model["model"])]
+            assert row["value"].tolist() == pytest.approx([point["value"]])
+    whole, ridge = known["amounts"][-1]["split"], rows[rows["model"] == "ridge"].set_index("split")["value"]
+    assert ridge.loc[whole] == ridge.loc["as-given"]  # a closed form, whatever other roles it was fitted to
+
+
+def test_other_people_train_and_only_the_subject_is_tested(scores: pd.DataFrame, facts: dict) -> None:
+    own, pooled, none, some = facts["people"]
+    assert set(own["trials"]) == {"01"}
+    assert pooled["trials"]["01"] == own["trials"]["01"]
+    assert pooled["trials"]["02"] == none["trials"]["02"] > 0 == none["trials"]["01"]
+    assert 0 < some["trials"]["01"] < own["trials"]["01"]
+    assert 0 < some["calibration_minutes"] <= 1
+    rows = scores[(scores["metric"] == TOP1) & scores["time_start"].isna() & (scores["versus"] == "")]
+    for group in facts["people"]:
+        of = rows[rows["split"] == group["split"]]
+        assert set(of["model"]) == {"meg-module", "ridge"}
+        assert (of["n"] == 8).all()
+    ridge = rows[
+        (rows["model"] == "ridge") & (rows["control"] == "brain") & (rows["scorer"] == "cosine-centred")
+    ]
+    ridge = ridge[ridge["level"] == "mean-prediction"].set_index("split")["value"]
+    gain = pooled["gain"]["ridge"]
+    assert gain["value"] == pytest.approx(ridge[pooled["split"]] - ridge[own["split"]])
+    assert gain["low"] <= gain["value"] <= gain["high"]
+
+
+def test_a_person_who_did_not_train_is_proved_so_and_flagged(facts: dict) -> None:
+    own, pooled, none, some = facts["people"]
+    assert "subject" in none["disjoint"]
+    assert "subject" not in some["disjoint"]
+    assert all("sub-01 is none of the people" in text for text in none["warnings"])
+    assert {text.split(":")[0] for text in none["warnings"]} == {"meg-module", "ridge"}
+    assert own["warnings"] == pooled["warnings"] == some["warnings"] == []
+    assert none["transductive"] == ["01"]
+    assert own["transductive"] == pooled["transductive"] == []
+
+
+@pytest.mark.parametrize(("people", "found"), [("['07']", "found 07"), ("['01']", "found sub-01 alone")])
+def test_people_who_are_not_there_are_refused(
+    people: str, found: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = next(out.rglob("work/simulated-meg"))
+    assert run(tmp_path / "out", "--data-dir", str(data), "--set", f"people={people}") == 2
+    told = capsys.readouterr().err
+    assert f"`people`: expected labels of others among 02; {found}" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("calibration_minutes=[50]", "`minutes` 50: expected less than the"),
+        ("baseline=mindeye", "takes no people that it was not fitted to"),
+    ],
+)
+def test_what_cannot_be_calibrated_ends_the_run_before_anything_is_fitted(
+    setting: str, told: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = next(out.rglob("work/simulated-meg"))
+    assert run(tmp_path / "out", "--data-dir", str(data), "--set", setting) == 2
+    assert told in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("fit-*"))
+
+
+def test_a_share_that_is_too_small_ends_the_run_before_anything_is_fitted(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = next(out.rglob("work/simulated-meg"))
+    assert run(tmp_path / "out", "--data-dir", str(data), "--set", "learning_curve=[0.1,0.5]") == 2
+    told = capsys.readouterr().err
+    assert "share 0.1 of the training images" in told
+    assert "at least 20 training images" in told
+    assert not list((tmp_path / "out").rglob("fit-*"))
+
+
 def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
     page = (out / "sub-01.html").read_text()
     for text in (
@@ -145,6 +235,9 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "highest before onset",
         "What is early and what is late",
         "the interval",
+        "What more data add",
+        "Trained on several people, tested on this one",
+        "their mean standardisation stands in",
     ):
         assert text in page, text
 
@@ -158,7 +251,13 @@ def test_the_figures_of_the_card_are_recomputed(out: Path, capsys: pytest.Captur
 def test_the_plan_names_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--dry-run") == 0
     plan = capsys.readouterr().out
-    for text in ("ridge on sliding windows", "windows of random length", "jitter of 60 ms", "calibrate live"):
+    for text in (
+        "ridge on sliding windows",
+        "windows of random length",
+        "jitter of 60 ms",
+        "0.4 of the training images",
+        "calibrate live",
+    ):
         assert text in plan, text
 
 
@@ -199,6 +298,10 @@ def test_sensors_that_are_masked_lie_apart_and_have_places() -> None:
         ({"sensors": {"order": ["scale", "scale"]}}, "each step once"),
         ({"jitters": [30, 30]}, "each jitter once"),
         ({"time": {"width": 0}}, "width"),
+        ({"learning_curve": [0.5]}, "at least two different shares"),
+        ({"calibration_minutes": [0]}, "needs other people"),
+        ({"people": ["02", "02"]}, "people: each once"),
+        ({"people": ["02"], "calibration_minutes": [1, 1]}, "each amount once"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict, message: str) -> None:

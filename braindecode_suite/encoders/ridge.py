@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
-from braindecode_suite.core.checks import check_option
+from braindecode_suite.core.checks import check_match, check_option
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import ROLES, Latents, Target
 from braindecode_suite.core.protocols import FitContext
-from braindecode_suite.core.study import Cohort
+from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,
@@ -38,6 +39,7 @@ from braindecode_suite.learning.responses import (
 )
 from braindecode_suite.learning.ridge import cached_ridge_cv
 from braindecode_suite.learning.ridge_form import MAX_MEMORY
+from braindecode_suite.learning.ridge_warnings import RidgeWarning
 
 
 class RidgeConfig(Config):
@@ -56,6 +58,9 @@ class RidgeConfig(Config):
         have times.
     people : {'each', 'pooled'}
         Whether each person has a map, or all share one, fitted to the rows of all, each person's units standardised apart.
+    unknown_subjects : {'refuse', 'mean'}
+        What to do with a person that it was not fitted to: an error, or the shared map behind the mean standardisation of the people
+        it knows, with a warning. Only where people are pooled.
     every : int
         So many neighbouring samples are averaged before the times of a sensor stand side by side as units.
     max_memory : int
@@ -67,8 +72,15 @@ class RidgeConfig(Config):
     repeats: Literal["mean", "each"] = "mean"
     weight_by_signal: bool = True
     people: Literal["each", "pooled"] = "each"
+    unknown_subjects: Literal["refuse", "mean"] = "refuse"
     every: PositiveInt = 1
     max_memory: PositiveInt = MAX_MEMORY
+
+    @model_validator(mode="after")
+    def _one_map_for_strangers(self) -> RidgeConfig:
+        if self.unknown_subjects == "mean" and self.people != "pooled":
+            raise ValueError("unknown_subjects: 'mean' needs one map for all, people: pooled")
+        return self
 
 
 PRESETS: dict[str, RidgeConfig] = {
@@ -101,6 +113,8 @@ class RidgeEncoder:
         Chosen penalties by role; NaN for a dimension that never varies.
     cv_r2_ : dict of str to array of shape (subjects, dimensions)
         Cross-validated share of variance explained, by role; NaN for a dimension that never varies.
+    warnings_ : list of str
+        What `predict` had to say.
     """
 
     config_class: ClassVar[type[RidgeConfig]] = RidgeConfig
@@ -109,6 +123,7 @@ class RidgeEncoder:
     def __init__(self, config: RidgeConfig, context: FitContext) -> None:
         self.config, self.context = config, context
         self.history_: list[dict[str, float]] = []
+        self.warnings_: list[str] = []
 
     @classmethod
     def preset(cls, name: str) -> RidgeConfig:
@@ -250,11 +265,18 @@ class RidgeEncoder:
     def predict(self, cohort: Cohort, seed: int = 0) -> dict[str, Latents]:
         """Return one row of latents for each row of the cohort, in order; `seed` changes nothing."""
         self._check_fitted()
-        check_cohort(self.facts_, cohort, "cohort")
+        known = [study.subject in self.facts_["subjects"] for study in cohort.studies]
+        if self.config.unknown_subjects == "refuse" or all(known):
+            check_cohort(self.facts_, cohort, "cohort")
         parts: list[np.ndarray] = []
         for study, rows in cohort:
+            mapping = self._maps.get(study.subject)
+            if mapping is None:
+                mapping = self._stranger(study)
+            else:
+                check_cohort(self.facts_, Cohort.of(study, rows), "cohort")
             flat = flatten_times(study, every=self.config.every)[0]
-            parts += [self._maps[study.subject].apply(block) for _, block in read_blocks(flat, rows)]
+            parts += [mapping.apply(block) for _, block in read_blocks(flat, rows)]
         width = sum(tokens * width for tokens, width in self._shapes.values())
         whole = np.concatenate(parts) if parts else np.empty((0, width), np.float32)
         latents, start = {}, 0
@@ -264,6 +286,25 @@ class RidgeEncoder:
             for role in (role for role, of in self._roles.items() if of == name):
                 latents[role] = Latents(values, cohort.stimulus_ids, name, "predicted")
         return {role: latents[role] for role in self._roles}
+
+    def _stranger(self, study: Study) -> _SubjectMap:
+        """Return the shared map behind the mean standardisation of the people it was fitted to, and say so."""
+        where = f"sub-{study.subject}"
+        check_match(where, {"dataset": self.facts_["dataset"]}, {"dataset": study.dataset})
+        check_match(where, {"space": self.facts_["spaces"][0]}, {"space": study.space.describe()})
+        text = (
+            f"{where} is none of the people that the map was fitted to ({', '.join(self.facts_['subjects'])}): their mean "
+            "standardisation stands in"
+        )
+        if text not in self.warnings_:
+            self.warnings_.append(text)
+        warnings.warn(text, RidgeWarning, stacklevel=3)
+        maps = list(self._maps.values())
+        mean, gain = (
+            np.stack([getattr(one.scaler, name) for one in maps]).mean(axis=0, dtype=np.float32)
+            for name in ("mean", "gain")
+        )
+        return _SubjectMap(type(maps[0].scaler)(mean, gain), maps[0].coef, maps[0].intercept)
 
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write safetensors (one file a subject), config.json and README.md."""

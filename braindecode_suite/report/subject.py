@@ -15,6 +15,7 @@ from braindecode_suite.report.data_card import data_card
 from braindecode_suite.report.encoding import encoding
 from braindecode_suite.report.examples import headline_queries, reconstructions, retrieved
 from braindecode_suite.report.figures import FigureBlock, identification_forest, learning_curves, rank_figure
+from braindecode_suite.report.learning_curve import curve_panel
 from braindecode_suite.report.minutes import minutes_section
 from braindecode_suite.report.panels import Panel
 from braindecode_suite.report.render import render
@@ -123,6 +124,7 @@ def subject_context(results: Results) -> dict[str, Any]:
                 similarity_panel(results),
                 sensors(results),
                 time_panel(results),
+                curve_panel(results),
             )
             if panel is not None
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,16 @@ class Decoding:
             ]
         return steps
 
-    def decode(self, steps: Steps) -> Decoded:
-        """Do everything for one subject, up to what is saved."""
+    def decode(self, steps: Steps, check: Callable[[Study, Split, Target], None] | None = None) -> Decoded:
+        """Do everything for one subject, up to what is saved.
+
+        Parameters
+        ----------
+        steps : Steps
+        check : callable, optional
+            Given the study, the headline's split and the target of retrieval before anything is fitted, to refuse what could not be
+            done later.
+        """
         config, job = self.config, self.job
         with steps.block("open the study"):
             study = open_study(job, config.dataset_options)
@@ -183,6 +191,8 @@ class Decoding:
             split = self.split(study, self.protocol, targets["retrieval"])
             prepared = self.prepare(study, split)
             amounts = self._first_minutes(study, split)
+            if check is not None:
+                check(study, split, targets["retrieval"])
         card, similar = self._leakage(steps, study, split)
 
         baseline, deep, shuffled = self._fit_all(steps, prepared, targets)
@@ -309,8 +319,8 @@ class Decoding:
                 targets["init"] = generator.init_target
         return targets, generator
 
-    def split(self, study: Study, protocol: str, target: Target) -> Split:
-        """Return the one split of a protocol; one that shares images between its parts is refused."""
+    def split(self, study: Study, protocol: str, target: Target, others: Sequence[Study] = ()) -> Split:
+        """Return the one split of a protocol, of other people's studies too; one that shares images between its parts is refused."""
         stimuli = study.stimuli
         assert stimuli is not None
 
@@ -318,7 +328,7 @@ class Decoding:
             return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
 
         check_option("protocol", PROTOCOLS.resolve(protocol), self.job.dataset.card.protocols)
-        splits = PROTOCOLS[protocol]([study], seed=self.job.seed, vectors_of=vectors_of)
+        splits = PROTOCOLS[protocol]([study, *others], seed=self.job.seed, vectors_of=vectors_of)
         if len(splits) > 1 or "stimulus" not in splits[0].disjoint:
             raise InputError(
                 f"protocol {protocol!r}",
@@ -372,15 +382,21 @@ class Decoding:
         )
 
     def _fit_baseline(
-        self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target], where: str = ""
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        targets: Mapping[str, Target],
+        where: str = "",
+        changes: Mapping[str, Any] | None = None,
     ) -> Fitted:
         config = self.config
+        settings = merge(dict(config.baseline_settings), dict(changes or {}))
         return fit_model(
             steps,
             prepared,
             targets,
             name=config.baseline,
-            config=encoder_config(config.baseline, "", config.baseline_settings),
+            config=encoder_config(config.baseline, "", settings),
             context=self._context(self.job.seed),
             label=f"fit {config.baseline}{where}",
             seeded=False,
@@ -575,13 +591,15 @@ class Decoding:
         where: str,
         similar: frozenset[str],
         oracle: Ceilings,
+        changes: Mapping[str, Any] | None = None,
+        baseline_changes: Mapping[str, Any] | None = None,
     ) -> RetrievalScores:
-        """Score retrieval alone, by the first seed and the baseline."""
+        """Score retrieval alone, by the first seed and the baseline, perhaps with changes to their settings."""
         config = self.config
         only = {"retrieval": targets["retrieval"]}
         models = [
-            self.fit_deep(steps, prepared, only, self.seeds[0], where=where),
-            self._fit_baseline(steps, prepared, only, where),
+            self.fit_deep(steps, prepared, only, self.seeds[0], where=where, changes=changes),
+            self._fit_baseline(steps, prepared, only, where, baseline_changes),
         ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
@@ -598,7 +616,9 @@ class Decoding:
             brief=True,
         )
         with steps.block(f"score retrieval{where}"):
-            return score_retrieval([model.predicted for model in models], train_true, gallery, settings)
+            found = score_retrieval([model.predicted for model in models], train_true, gallery, settings)
+        found.warnings += [text for model in models for text in model.facts["warnings"]]
+        return found
 
     def _images_to_draw(self, gallery: Latents) -> np.ndarray:
         ids = np.asarray(gallery.ids)

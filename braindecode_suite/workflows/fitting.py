@@ -38,29 +38,47 @@ HASHED_ROWS = 512
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
-    """One subject's study under one split: read through a recipe fitted on training rows.
+    """One subject's study under one split, perhaps with other people's: read through recipes fitted on training rows.
 
     Attributes
     ----------
     study : Study
         Prepared.
     split : Split
+        Of `study` and `others`, in this order.
     stimulus_ids : dict of part to object array
         Unique ids of each part, sorted.
+    others : tuple of Study
+        Prepared, of other people who train too.
     """
 
     study: Study
     split: Split
     stimulus_ids: dict[str, np.ndarray]
+    others: tuple[Study, ...] = ()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What results of this study under this split depend on, for the keys of steps."""
-        return {"split": self.split.hash, **study_identity(self.study)}
+        others = {"others": [study_identity(study) for study in self.others]} if self.others else {}
+        return {"split": self.split.hash, **study_identity(self.study), **others}
 
     def cohort(self, part: str) -> Cohort:
-        """Return the rows of one part, read through the recipe."""
-        return self.split.cohort(part, [self.study])
+        """Return the rows of one part, read through the recipes; of several people those who have any."""
+        return self._of(self.split.cohort(part, [self.study, *self.others]), part)
+
+    def fitting(self, study: Study) -> tuple[Cohort, Cohort]:
+        """Return training and validation rows of the people who train, with `study` in the place of the subject's own."""
+        studies = [study, *self.others]
+        train, validation = (
+            self._of(self.split.cohort(part, studies), "train") for part in ("train", "validation")
+        )
+        return train, validation
+
+    def _of(self, cohort: Cohort, part: str) -> Cohort:
+        """Return a cohort without the people who have no rows in a part, unless nobody has any."""
+        there = [k for k, rows in enumerate(getattr(self.split, part)) if len(rows)] or [0]
+        return Cohort(tuple(cohort.studies[k] for k in there), tuple(cohort.rows[k] for k in there))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,6 +185,26 @@ def prepare(
     return Prepared(study=prepared, split=split, stimulus_ids=ids)
 
 
+def prepare_sensors(study: Study, train: np.ndarray, read: np.ndarray, sensors: SensorRecipe) -> Study:
+    """Return one of several people's study, preprocessed by its own training rows.
+
+    Parameters
+    ----------
+    study : Study
+    train, read : int arrays
+        Training rows, none for a person who is left out, and all rows that will be read. Blocks with fewer than two training rows
+        are scaled by label-free statistics of their own (transductive, and described as such).
+    sensors : SensorRecipe
+    """
+    if not isinstance(study.space, SensorSpace):
+        raise InputError(f"sub-{study.subject}", expected="recordings of sensors", found=str(study.space))
+    column = sensors.scale_by
+    blocks = np.zeros(len(study.trials), int) if column is None else study.trials[column].to_numpy()
+    known, counts = np.unique(blocks[train], return_counts=True)
+    scope = "train" if np.isin(blocks[read], known[counts > 1]).all() else "heldout-block"
+    return study.prepared(Recipe(tuple(sensors.steps(study.space, scope))), train)
+
+
 def _scope(study: Study, split: Split, column: str) -> str:
     """Return how blocks are z-scored: by training rows, unless the first minutes leave some without."""
     if split.minutes is None:
@@ -240,15 +278,15 @@ def fit_model(
         clock = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RidgeWarning)
-            encoder.fit(split.cohort("train", [study]), split.cohort("validation", [study]), targets)
+            encoder.fit(*prepared.fitting(study), targets)
         for warning in caught:
             if not issubclass(warning.category, RidgeWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
-        test = encoder.predict(prepared.cohort("test"), seed=context.seed)
+        test = _predict(encoder, prepared.cohort("test"), context.seed)
         arrays: Arrays = {}
         for part in ("train", "validation"):
-            seen = encoder.predict(prepared.cohort(part), seed=context.seed)["retrieval"].mean_by_stimulus()
+            seen = _predict(encoder, prepared.cohort(part), context.seed)["retrieval"].mean_by_stimulus()
             arrays |= {f"{part}_retrieval": seen.values, f"{part}_ids": seen.ids.astype(np.str_)}
         for role, latents in test.items():
             kept = latents if role == "retrieval" else latents.mean_by_stimulus()
@@ -263,6 +301,7 @@ def fit_model(
             "seconds": round(seconds, 2),
             "warnings": sorted(
                 {f"{name}: {w.message}" for w in caught if issubclass(w.category, RidgeWarning)}
+                | {f"{name}: {text}" for text in getattr(encoder, "warnings_", ())}
             ),
             "departures": list(config.departures()) if hasattr(config, "departures") else [],
             "chosen": chosen(encoder),
@@ -289,6 +328,17 @@ def fit_model(
         facts=facts,
         routing=_rows({k.removeprefix("routing_"): v for k, v in arrays.items() if k.startswith("routing_")}),
     )
+
+
+def _predict(encoder: Any, cohort: Cohort, seed: int) -> dict[str, Latents]:
+    """Return predictions; what the encoder keeps in `warnings_` is told with its facts, and not here."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found: dict[str, Latents] = encoder.predict(cohort, seed=seed)
+    for warning in caught:
+        if str(warning.message) not in getattr(encoder, "warnings_", ()):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return found
 
 
 def _rows(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

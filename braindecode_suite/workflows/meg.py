@@ -14,6 +14,9 @@ from braindecode_suite.core.latents import Target
 from braindecode_suite.core.protocols import SimulatedDataset
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.shares import Portion, naming_share, portions
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
 from braindecode_suite.metrics.unique_variance import LEAST_IMAGES_PER_FEATURE
@@ -22,8 +25,10 @@ from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.image_features import ImageFeatures, image_features
 from braindecode_suite.workflows.job import ENDING, Job
+from braindecode_suite.workflows.learning_curve import curve_facts, hits, named
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
+from braindecode_suite.workflows.people import Group, alone, gained, groups, several_people
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
@@ -103,12 +108,36 @@ class MegWorkflow:
             f"jitter of {jitter:g} ms: {config.baseline}, {config.encoder} seed {self.decoding.seeds[0]} and the oracle, retrieval only"
             for jitter in config.jitters
         ]
+        steps += [
+            f"{share:.4g} of the training images: {config.baseline} and {config.encoder} seed {self.decoding.seeds[0]}, retrieval only"
+            for share in self._shares
+        ]
+        if config.people:
+            who = ["alone", "with others", *(f"left out, {m:g} minutes" for m in config.calibration_minutes)]
+            steps += [
+                f"people: {one}, {config.baseline} and {config.encoder} seed {self.decoding.seeds[0]}, retrieval only"
+                for one in who
+            ]
         return [*steps, *ENDING]
+
+    @property
+    def _shares(self) -> tuple[float, ...]:
+        """Shares of the training images of the learning curve, all of them last; none where none is asked for."""
+        return (*self.config.learning_curve, 1.0) if self.config.learning_curve else ()
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
         self._check_sensors()
-        decoded = self.decoding.decode(steps)
+        others = self._others()
+        some: list[tuple[Portion, Prepared]] = []
+        people: list[Group] = []
+
+        def check(study: Study, split: Split, target: Target) -> None:
+            some.extend(self._portions(study, split))
+            if others:
+                people.extend(self._groups(study, split, target, others))
+
+        decoded = self.decoding.decode(steps, check)
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
         if self.config.occlusion:
             self._occlusion(steps, decoded)
@@ -122,6 +151,10 @@ class MegWorkflow:
             decoded.results.facts["causal"] = self._live(steps, decoded)
         if self.config.jitters:
             decoded.results.facts["jitters"] = self._jitters(steps, decoded)
+        if some:
+            decoded.results.facts["learning_curve"] = self._learning_curve(steps, decoded, some)
+        if people:
+            decoded.results.facts["people"] = self._people(steps, decoded, people)
         return self.decoding.finish(decoded)
 
     def _check_sensors(self) -> None:
@@ -368,3 +401,90 @@ class MegWorkflow:
             decoded.results.scores += [replace(score, split=named) for score in scored.scores]
             found.append({"jitter_ms": jitter, "split": named})
         return found
+
+    def _portions(self, study: Study, split: Split) -> list[tuple[Portion, Prepared]]:
+        """Prepare shares of the training images before anything is fitted: one that cannot be had ends the run at once."""
+        found = []
+        for portion in portions(split, self._shares, seed=self.job.seed):
+            with naming_share(portion.share):
+                found.append((portion, self.decoding.prepare(study, portion.split)))
+        return found
+
+    def _learning_curve(
+        self, steps: Steps, decoded: Decoded, some: Sequence[tuple[Portion, Prepared]]
+    ) -> dict[str, Any]:
+        """Score fits to shares of the training images, and fit lines to the scores."""
+        gallery, settings = decoded.true["test"], decoded.settings
+        oracle = Ceilings(retrieval=settings.ceilings)  # the same however much is trained on
+        values: dict[str, list[np.ndarray]] = {self.config.encoder: [], self.config.baseline: []}
+        for portion, prepared in some:
+            where = f" ({portion.trials} training trials)"
+            scored = self.decoding.brief(
+                steps, prepared, decoded.targets, where, settings.near_duplicates, oracle
+            )
+            decoded.results.scores += [replace(score, split=named(portion)) for score in scored.scores]
+            for model, found in values.items():
+                found.append(hits(scored.rows, model, gallery.ids))
+        return curve_facts(
+            [portion for portion, _ in some],
+            {model: np.stack(found) for model, found in values.items()},
+            settings.units,
+            over=settings.unit,
+            seed=self.job.seed,
+        )
+
+    def _others(self) -> list[str]:
+        """Return the labels of the other people who train, before anything is fitted; unknown ones are refused."""
+        job, labels = self.job, [label for label in self.config.people if label != self.job.subject]
+        known = job.dataset.subjects(job.data_dir)
+        missing = [label for label in labels if label not in known]
+        if missing or (self.config.people and not labels):
+            raise InputError(
+                "`people`",
+                expected=f"labels of others among {', '.join(k for k in known if k != job.subject)}",
+                found=", ".join(missing) or f"sub-{job.subject} alone",
+            )
+        for name in (self.config.encoder, self.config.baseline):
+            if 0 in self.config.calibration_minutes and not several_people(name):
+                raise InputError(
+                    "`calibration_minutes`",
+                    expected=f"amounts above 0 with {name!r}, which takes no people that it was not fitted to",
+                    found="0",
+                )
+        return labels
+
+    def _groups(self, study: Study, split: Split, target: Target, labels: Sequence[str]) -> list[Group]:
+        """Open the others and prepare everybody before anything is fitted: what cannot be had ends the run at once."""
+        job, config = self.job, self.config
+        others = [open_study(replace(job, subject=label), config.dataset_options) for label in labels]
+        together = self.decoding.split(study, self.decoding.protocol, target, others)
+        check_match(
+            "`people`",
+            {"test images of the subject": sorted(split.keys("test", "stimulus"))},
+            {"test images of the subject": sorted(alone(together).keys("test", "stimulus"))},
+        )
+        return groups(together, config.calibration_minutes, config.sensors)
+
+    def _people(self, steps: Steps, decoded: Decoded, found: Sequence[Group]) -> list[dict[str, Any]]:
+        """Score fits to several people's trials on the subject's test trials; return who trained, and what models had to say."""
+        config = self.config
+        facts: list[dict[str, Any]] = []
+        hit: list[dict[str, np.ndarray]] = []
+        settings = decoded.settings
+        for group in found:
+            scored = self.decoding.brief(
+                steps,
+                group.prepared,
+                decoded.targets,
+                f" ({group.title})",
+                settings.near_duplicates,
+                Ceilings(retrieval=settings.ceilings),
+                changes=several_people(config.encoder) if group.pooled else None,
+                baseline_changes=several_people(config.baseline) if group.pooled else None,
+            )
+            decoded.results.scores += [replace(score, split=group.split) for score in scored.scores]
+            models = (config.encoder, config.baseline)
+            hit.append({model: hits(scored.rows, model, decoded.true["test"].ids) for model in models})
+            gain = {m: gained(hit[-1][m], hit[0][m], settings) for m in models} if group.pooled else {}
+            facts.append({**group.facts(), "gain": gain, "warnings": scored.warnings})
+        return facts

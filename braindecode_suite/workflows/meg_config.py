@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
 from braindecode_suite.workflows.time_resolved import TimeResolvedConfig
+
+ImageShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class MegWorkflowConfig(MindEyeWorkflowConfig):
@@ -27,6 +29,14 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
     jitters : tuple of float
         Milliseconds by which the latencies of a simulated study deviate from trial to trial: at each of them the encoder's first seed,
         the baseline and the oracle are scored again, retrieval only. Of no use with recordings.
+    learning_curve : tuple of float
+        Shares of the training images (at least two, below 1; all of them are added) to which the encoder's first seed and the baseline
+        are fitted, retrieval only, for a line in the logarithm of the training trials.
+    people : tuple of str
+        Labels of other people whose training trials are added, for one fit of the encoder and of a baseline that shares one map; the
+        subject's own label is passed over.
+    calibration_minutes : tuple of float
+        With `people`: train on them alone, but for the subject's first so many minutes (0: nothing of the subject).
     """
 
     encoder: str = "meg-module"
@@ -38,10 +48,35 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
     occlusion: bool = True
     live: bool = False
     jitters: tuple[NonNegativeFloat, ...] = ()
+    learning_curve: tuple[ImageShare, ...] = ()
+    people: tuple[str, ...] = ()
+    calibration_minutes: tuple[NonNegativeFloat, ...] = ()
+
+    @model_validator(mode="after")
+    def _calibrated_among_others(self) -> MegWorkflowConfig:
+        if self.calibration_minutes and not self.people:
+            raise ValueError("calibration_minutes: needs other people to train on, `people`")
+        if len(set(self.people)) < len(self.people):
+            raise ValueError("people: each once")
+        return self
+
+    @field_validator("calibration_minutes")
+    @classmethod
+    def _each_amount_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each amount once")
+        return tuple(sorted(value))
 
     @field_validator("jitters")
     @classmethod
     def _distinct(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(value)) < len(value):
             raise ValueError("each jitter once")
+        return tuple(sorted(value))
+
+    @field_validator("learning_curve")
+    @classmethod
+    def _enough_for_a_line(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and (len(value) < 2 or len(set(value)) < len(value)):
+            raise ValueError("at least two different shares below 1, each once, or none")
         return tuple(sorted(value))

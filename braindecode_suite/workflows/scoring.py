@@ -101,13 +101,14 @@ class Settings:
 
 @dataclass(kw_only=True, eq=False)
 class RetrievalScores:
-    """Rows for the score table, similarity matrices, the rank of every query, and what was left out and why."""
+    """Rows for the score table, similarity matrices, the rank of every query, what was left out and why, and what models had to say."""
 
     scores: list[Score] = field(default_factory=list)
     similarity: dict[str, np.ndarray] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     hub_skewness: dict[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def score_retrieval(

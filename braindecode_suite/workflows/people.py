@@ -1,0 +1,186 @@
+"""Several people in training: their trials added to the subject's own, or in their place but for the first minutes (calibration).
+
+The subject's test trials, and nobody else's, are what is scored; an image that one person is tested or validated on trains nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from braindecode_suite.core.minutes import restrict
+from braindecode_suite.core.split import PARTS, Split
+from braindecode_suite.core.study import Study
+from braindecode_suite.encoders import ENCODERS
+from braindecode_suite.metrics.bootstrap import paired_difference
+from braindecode_suite.workflows.fitting import Prepared, prepare_sensors
+from braindecode_suite.workflows.scoring import Settings
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Who trains.
+
+    Attributes
+    ----------
+    title : str
+    prepared : Prepared
+    calibration : float or None
+        Minutes of the subject's own that are left in training; None for all.
+    """
+
+    title: str
+    prepared: Prepared
+    calibration: float | None = None
+
+    @property
+    def split(self) -> str:
+        """What the rows of the score table have in the column ``split``."""
+        return f"{self.prepared.split.protocol} ({self.title})"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether anybody but the subject trains."""
+        return bool(self.prepared.others)
+
+    def facts(self) -> dict[str, Any]:
+        """Return who trains with how many trials, and what is proved disjoint."""
+        split = self.prepared.split
+        return {
+            "title": self.title,
+            "split": self.split,
+            "calibration_minutes": self.calibration,
+            "trials": {
+                study.subject: len(rows) for study, rows in zip(split.studies, split.train, strict=True)
+            },
+            "disjoint": sorted(split.disjoint),
+            "transductive": [
+                study.subject
+                for study in (self.prepared.study, *self.prepared.others)
+                if study.recipe is not None
+                and any(step.get("scope") == "heldout-block" for step in study.recipe.describe())
+            ],
+        }
+
+
+def several_people(name: str) -> dict[str, Any]:
+    """Return the settings with which an encoder shares what it can among people, and takes those that it does not know.
+
+    Examples
+    --------
+    >>> several_people("ridge")
+    {'people': 'pooled', 'unknown_subjects': 'mean'}
+    >>> several_people("mindeye")
+    {}
+    """
+    fields = ENCODERS[name].config_class.model_fields
+    wanted = {"people": "pooled", "unknown_subjects": "mean"}
+    return {key: value for key, value in wanted.items() if key in fields}
+
+
+def only_first_tested(split: Split) -> Split:
+    """Return a split of several people whose test rows are those of the first alone."""
+    test = (split.test[0], *(rows[:0] for rows in split.test[1:]))
+    return replace(split, test=test)
+
+
+def alone(split: Split) -> Split:
+    """Return the first person's rows of a split of several people."""
+    rows: dict[str, Any] = {part: getattr(split, part)[:1] for part in PARTS}
+    return replace(split, studies=split.studies[:1], **rows)
+
+
+def left_out(split: Split, minutes: float) -> Split:
+    """Return a split that trains and validates without the first person, but for the first minutes recorded of them.
+
+    That nobody is on both sides is proved of the split without these minutes; with them, their trials are counted in a note.
+
+    Parameters
+    ----------
+    split : Split
+        Of several people.
+    minutes : float
+        0 for none; for what an amount holds see `core.minutes`.
+
+    Raises
+    ------
+    LeakageError
+        If the person, or an image, is on both sides.
+    InputError
+        If the amount is all there is, or more.
+    """
+    first = only_first_tested(split)
+    who = f"sub-{split.studies[0].subject}"
+    strict = replace(
+        first,
+        train=(first.train[0][:0], *first.train[1:]),
+        validation=(first.validation[0][:0], *first.validation[1:]),
+        disjoint=split.disjoint | {"subject"},
+        label="_".join(part for part in (split.label, f"without-{split.studies[0].subject}") if part),
+        notes=(*split.notes, f"nothing of {who} is trained or validated on"),
+    )
+    if not minutes:
+        return strict
+    own = restrict(alone(split), minutes)
+    note = (
+        f"calibration: {len(own.train[0])} training and {len(own.validation[0])} validation trials of {who}, its first "
+        f"{own.minutes:g} minutes; nothing else of {who} is trained on"
+    )
+    return replace(
+        strict,
+        train=(own.train[0], *strict.train[1:]),
+        validation=(own.validation[0], *strict.validation[1:]),
+        disjoint=split.disjoint,
+        label=f"{strict.label}_minutes-{minutes:g}",
+        notes=(*split.notes, note),
+        minutes=own.minutes,
+    )
+
+
+def groups(split: Split, calibration: Sequence[float], sensors: SensorRecipe) -> list[Group]:
+    """Return the subject alone, with the others, and left out at each amount of calibration, read through recipes.
+
+    Parameters
+    ----------
+    split : Split
+        Of the subject and of others, in this order.
+    calibration : sequence of float
+        Minutes; empty leaves these out.
+    sensors : SensorRecipe
+    """
+    names = ", ".join(f"sub-{study.subject}" for study in split.studies[1:])
+    found = [
+        Group(title="alone", prepared=_prepare(alone(split), sensors)),
+        Group(title=f"with {names}", prepared=_prepare(only_first_tested(split), sensors)),
+    ]
+    for minutes in calibration:
+        some = left_out(split, minutes)
+        title = f"from {names}, {minutes:g} minutes of calibration"
+        found.append(Group(title=title, prepared=_prepare(some, sensors), calibration=some.minutes or 0.0))
+    return found
+
+
+def gained(pooled: np.ndarray, own: np.ndarray, settings: Settings) -> dict[str, float]:
+    """Return how far one model is ahead of the same fitted to the subject alone, paired over images.
+
+    Parameters
+    ----------
+    pooled, own : array of shape (images,)
+        Scores of the same images.
+    settings : Settings
+    """
+    found = paired_difference(pooled, own, settings.units, over=settings.unit, seed=settings.seed)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _prepare(split: Split, sensors: SensorRecipe) -> Prepared:
+    split.check_training_size()
+    studies: list[Study] = []
+    for study, *parts in zip(split.studies, split.train, split.validation, split.test, strict=True):
+        studies.append(prepare_sensors(study, parts[0], np.concatenate(parts), sensors))
+    ids = {part: np.array(sorted(split.keys(part, "stimulus")), dtype=object) for part in PARTS}
+    return Prepared(study=studies[0], split=split, stimulus_ids=ids, others=tuple(studies[1:]))
