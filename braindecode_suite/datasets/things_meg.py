@@ -24,6 +24,7 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.bad_segments import BadSegment
 from braindecode_suite.datasets.bids_meg import (
     BidsMegOptions,
+    Kind,
     flag,
     lay_out_trials,
     make_run,
@@ -82,6 +83,8 @@ class ThingsMegOptions(Config):
         Where onsets of raw recordings come from: trigger channel, or a column of events.tsv.
     drop : list of str
         Channels left out, with or without serial number; the broken MRO11-1609 by default.
+    kinds : list of str, optional
+        Channels of raw recordings by MNE's type, as in ``bids-meg``; the eye tracker's are misc. MEG by default.
     mend : bool
         Replace the two known dropouts by each channel's median before anything is filtered.
     reject_by_annotation : bool
@@ -109,6 +112,7 @@ class ThingsMegOptions(Config):
     sessions: tuple[str, ...] | None = None
     onsets: Source = "trigger"
     drop: tuple[str, ...] = (BROKEN,)
+    kinds: tuple[Kind, ...] | None = None
     mend: bool = True
     reject_by_annotation: bool = True
     tmin: float = -0.5

@@ -371,9 +371,10 @@ class Decoding:
             progress=job.progress,
         )
 
-    def _fit_baseline(
+    def fit_baseline(
         self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target], where: str = ""
     ) -> Fitted:
+        """Fit the linear baseline; `where` ends the name of the step."""
         config = self.config
         return fit_model(
             steps,
@@ -420,7 +421,7 @@ class Decoding:
         self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target]
     ) -> tuple[Fitted, list[Fitted], list[Fitted]]:
         """Return the baseline, the deep encoder's seeds, and the encoder fitted on shuffled pairs (or nothing)."""
-        baseline = self._fit_baseline(steps, prepared, targets)
+        baseline = self.fit_baseline(steps, prepared, targets)
         deep = [self.fit_deep(steps, prepared, targets, seed) for seed in self.seeds]
         if not self.config.shuffled_train:
             steps.skip("fit on shuffled pairs", "the config turns it off")
@@ -581,7 +582,7 @@ class Decoding:
         only = {"retrieval": targets["retrieval"]}
         models = [
             self.fit_deep(steps, prepared, only, self.seeds[0], where=where),
-            self._fit_baseline(steps, prepared, only, where),
+            self.fit_baseline(steps, prepared, only, where),
         ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
