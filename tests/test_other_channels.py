@@ -108,8 +108,8 @@ def test_eyes_that_follow_the_picture_are_above_chance_and_other_channels_are_no
 
 def test_the_report_names_the_channels(out: Path) -> None:
     page = (out / "sub-01.html").read_text()
-    assert "Eye signals alone" in page
-    assert "Reference channels alone" in page
+    assert "ridge, eye signals alone" in page
+    assert "ridge, reference channels alone" in page
     facts = json.loads(result_path(out, "01", "meg", "facts.json").read_text())
     told = "Control eye: ridge on 1 channels alone (EOG 061), same trials, split and penalties."
     assert told in facts["notes"]
