@@ -21,6 +21,7 @@ from braindecode_suite.datasets.things_meg_onsets import (
     read_event_onsets,
 )
 from braindecode_suite.datasets.things_meg_table import concept_of, tidy_attributes
+from braindecode_suite.workflows.inputs import find_dataset
 from tests.meg_files import SENSORS, SFREQ
 from tests.things_meg_files import (
     CONCEPTS,
@@ -159,6 +160,14 @@ def test_up_to_twenty_other_numbers_of_images_in_a_run_are_a_warning(tmp_path, w
         return
     with pytest.raises(InputError, match=r"expected values that are things_image_nr.*found 21 of 30"):
         read_event_onsets(path, np.ones(30, bool), numbers, SFREQ)
+
+
+@pytest.mark.parametrize("write", [write_things_meg, write_things_epochs])
+def test_a_folder_of_the_release_is_recognised_without_a_name(tmp_path, write):
+    write(tmp_path)
+    dataset, folder = find_dataset(str(tmp_path), None)
+    assert dataset is THINGS_MEG
+    assert folder == tmp_path
 
 
 def test_the_broken_channel_is_dropped_by_default_only(tmp_path):

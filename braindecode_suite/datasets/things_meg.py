@@ -165,7 +165,13 @@ class ThingsMegDataset:
         ),
         workflow="meg",
         preset="default",
-        source="OpenNeuro ds004212, `bds fetch ds004212 --participant-label BIGMEG1 --data-dir DIR`; images: osf.io/jum2f.",
+        source="The images of THINGS: osf.io/jum2f, with the password given there.",
+        openneuro="ds004212",
+        openneuro_files=(
+            "sub-BIGMEG*/*_task-main_*",
+            "sourcedata/sample_attributes_P*.csv",
+            "derivatives/preprocessed/preprocessed_P*-epo*.fif",
+        ),
     )
     options_class: ClassVar[type[Config]] = ThingsMegOptions
 
