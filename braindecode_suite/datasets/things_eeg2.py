@@ -323,7 +323,7 @@ def read_conditions(data_dir: Path) -> dict[str, pd.DataFrame]:
     content = read_arrays(check_file(path, "concepts and files of the conditions"))
     tables = {}
     for part in PARTS:
-        lists = []
+        lists: list[list[str]] = []
         for what in ("files", "concepts"):
             key = f"{part}_img_{what}"
             values = content.get(key)

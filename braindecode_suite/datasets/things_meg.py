@@ -393,6 +393,12 @@ def _trials_of(data_dir: Path, label: str, path: Path, epochs: Any) -> tuple[pd.
 
 def open_released(data_dir: Path, label: str, options: ThingsMegOptions) -> Study:
     """Open the epochs that the authors preprocessed as a study."""
+    if options.kinds is not None:
+        raise InputError(
+            "option kinds",
+            expected="null for released epochs, which hold MEG alone",
+            found=", ".join(options.kinds),
+        )
     path = check_inside(data_dir, _epochs(data_dir, label)[0])
     epochs = open_epochs(path)
     trials, warnings = _trials_of(data_dir, label, path, epochs)
