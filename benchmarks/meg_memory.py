@@ -2,13 +2,14 @@
 
 Four people of 120 runs, each of 417,600 samples at 1200 Hz, are continuous runs that have been filtered and resampled to 120 Hz, and trials
 are windows of their memory maps, as `bids-meg` and `things-meg` read them. The path is the real one: the recipe (robust scale by session, baseline,
-clip) is fitted on the training rows, batches of all four people are drawn at random and trained on by the MEG module at the paper's size, then
-predicted in blocks. Anonymous memory (RssAnon, sampled at 20 Hz) is what is measured, the libraries' own included; pages of the maps belong to the
-files and can be taken back at any time.
+clip) is fitted on the training rows, batches of all four people are drawn at random as the trainer draws them, the MEG module at the paper's size is
+trained on some and predicts in blocks. Anonymous memory (RssAnon, sampled at 20 Hz) is what is measured, the libraries' own included; pages of
+the maps belong to the files and can be taken back at any time. `trials_peak_gb` is the most up to the network: what opening, scaling and reading take.
+`anon_peak_gb` is the most of all, with the activations of a batch of 128 and Adam's state.
 
 What is passed over, to take minutes instead of hours: all 480 maps are links to one file of noise (45 MB in place of 21.8 GB), filtering is not
-run (`tests/test_bids_meg.py` holds its memory), training does --steps of the 496 batches of an epoch (their rows are drawn from all), and
-every --every-th trial is predicted. Shapes, numbers of rows and of maps are those of the whole.
+run (`tests/test_bids_meg.py` holds its memory), an epoch of 496 batches is drawn to an eighth and --steps of them are trained on (their rows
+are of all), and every --every-th trial is predicted. Shapes, numbers of rows and of maps are those of the whole.
 
     python benchmarks/meg_memory.py [--json FILE] [--threads N] [--steps 12] [--every 128] [--folder DIR]
 """
@@ -182,7 +183,17 @@ def main() -> int:
             )
 
         task = stages.run("task", make_task)
-        order = np.random.default_rng(2).permutation(task.n_items)[: arguments.steps * BATCH]
+        mixed = np.random.default_rng(2).permutation(task.n_items)
+        order = mixed[: arguments.steps * BATCH]
+
+        def draw() -> int:
+            for start in range(0, len(mixed) // 8, BATCH):
+                items = mixed[start : start + BATCH]
+                for k in range(PEOPLE):
+                    task.trials[k].read(task.row[items[task.subject[items] == k]])
+            return len(mixed) // 8
+
+        drawn = stages.run("draw", draw)
         optimiser = torch.optim.AdamW(parameter_groups(task.network, 0.0), lr=1e-5, fused=True)
 
         def fit() -> None:
@@ -212,9 +223,13 @@ def main() -> int:
         predicted = stages.run("predict", predict)
     figures = {
         **stages.figures,
+        "trials_peak_gb": max(
+            stages.figures[f"{stage}_peak_gb"] for stage in ("open", "recipe", "task", "draw")
+        ),
         "anon_peak_gb": max(v for k, v in stages.figures.items() if k.endswith("_peak_gb")),
         "written_out_gb": PEOPLE * float(np.prod(shape)) * 4 / 1e9,
         "trials": PEOPLE * IMAGES,
+        "drawn": drawn,
         "trained_on": len(order),
         "predicted": predicted,
         "threads": arguments.threads,

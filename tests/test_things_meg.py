@@ -261,7 +261,7 @@ def test_other_channels_are_in_raw_recordings_alone(tmp_path):
     write_things_meg(tmp_path / "raw")
     assert open_study(tmp_path / "raw", tmp_path / "work", kinds=["eog"]).space.names == ("EOG 061",)
     write_things_epochs(tmp_path / "epochs")
-    with pytest.raises(InputError, match="option kinds: expected null for released epochs.*found eog"):
+    with pytest.raises(InputError, match=r"option kinds: expected null for released epochs.*found eog"):
         THINGS_MEG.open(tmp_path / "epochs", "P1", tmp_path / "work", kinds=["eog"])
 
 

@@ -130,6 +130,7 @@ class ThingsMegOptions(Config):
         """Return how a run is preprocessed."""
         shared = (
             "sessions",
+            "kinds",
             "reject_by_annotation",
             "tmin",
             "tmax",
