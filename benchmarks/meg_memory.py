@@ -5,7 +5,8 @@ are windows of their memory maps, as `bids-meg` and `things-meg` read them. The 
 clip) is fitted on the training rows, batches of all four people are drawn at random as the trainer draws them, the MEG module at the paper's size is
 trained on some and predicts in blocks. Anonymous memory (RssAnon, sampled at 20 Hz) is what is measured, the libraries' own included; pages of
 the maps belong to the files and can be taken back at any time. `trials_peak_gb` is the most up to the network: what opening, scaling and reading take.
-`anon_peak_gb` is the most of all, with the activations of a batch of 128 and Adam's state.
+`anon_peak_gb` is the most of all, with the activations of a batch of 128 and Adam's state, which hardly depend on the number of trials. The bar of
+2 GB is held against the first.
 
 What is passed over, to take minutes instead of hours: all 480 maps are links to one file of noise (45 MB in place of 21.8 GB), filtering is not
 run (`tests/test_bids_meg.py` holds its memory), an epoch of 496 batches is drawn to an eighth and --steps of them are trained on (their rows
@@ -238,7 +239,7 @@ def main() -> int:
         print(f"{key:<20} {value:.4g}" if isinstance(value, float) else f"{key:<20} {value}")
     if arguments.json:
         write_json(arguments.json, figures)
-    return int(figures["anon_peak_gb"] > BAR)
+    return int(figures["trials_peak_gb"] > BAR)
 
 
 if __name__ == "__main__":
