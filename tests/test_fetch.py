@@ -103,6 +103,26 @@ def test_participants_come_with_what_belongs_to_none(bucket, tmp_path):
         fetch(bucket, tmp_path, subjects=("CSI9",))
 
 
+@pytest.mark.parametrize("label", ["P1", "BIGMEG1"])
+def test_subjects_of_things_meg_have_two_names_and_come_with_their_epochs(tmp_path, label):
+    def raw(number: int, task: str = "main") -> str:
+        return f"sub-BIGMEG{number}/ses-01/meg/sub-BIGMEG{number}_ses-01_task-{task}_run-01_meg.ds/x.res4"
+
+    mine = {
+        raw(1),
+        "sourcedata/sample_attributes_P1.csv",
+        "derivatives/preprocessed/preprocessed_P1-epo.fif",
+        "derivatives/preprocessed/preprocessed_P1-epo-1.fif",
+    }
+    others = {path.replace("_P1", "_P2").replace("BIGMEG1", "BIGMEG2") for path in mine} | {raw(1, "rest")}
+    objects = {f"ds004212/{path}": path.encode() for path in {"README", *mine, *others}}
+    with serve(Bucket(objects)) as bucket:
+        assert fetch(bucket, tmp_path, "things-meg", subjects=(label,)) == 0
+        assert set(files_below(tmp_path)) == {"README", *mine}
+        with pytest.raises(InputError, match="expected one of BIGMEG1, BIGMEG2; found 'BIGMEG3'"):
+            fetch(bucket, tmp_path, "things-meg", subjects=("P3",))
+
+
 @pytest.mark.parametrize("page", [1, 2, 3, 7])
 def test_a_listing_of_many_pages_is_read_to_its_end(bucket, tmp_path, page):
     bucket.page = page

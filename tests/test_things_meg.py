@@ -21,6 +21,7 @@ from braindecode_suite.datasets.things_meg_onsets import (
     read_event_onsets,
 )
 from braindecode_suite.datasets.things_meg_table import concept_of, tidy_attributes
+from braindecode_suite.workflows.inputs import find_dataset
 from tests.meg_files import SENSORS, SFREQ
 from tests.things_meg_files import (
     CONCEPTS,
@@ -161,6 +162,14 @@ def test_up_to_twenty_other_numbers_of_images_in_a_run_are_a_warning(tmp_path, w
         read_event_onsets(path, np.ones(30, bool), numbers, SFREQ)
 
 
+@pytest.mark.parametrize("write", [write_things_meg, write_things_epochs])
+def test_a_folder_of_the_release_is_recognised_without_a_name(tmp_path, write):
+    write(tmp_path)
+    dataset, folder = find_dataset(str(tmp_path), None)
+    assert dataset is THINGS_MEG
+    assert folder == tmp_path
+
+
 def test_the_broken_channel_is_dropped_by_default_only(tmp_path):
     write_things_meg(tmp_path)
     assert open_study(tmp_path, tmp_path / "work").space.names == SENSORS
@@ -246,6 +255,14 @@ def test_raw_recordings_come_before_epochs_unless_these_are_asked_for(tmp_path):
     assert open_study(tmp_path, tmp_path / "work").unit == "tesla"
     assert open_study(tmp_path, tmp_path / "work", files="epochs").unit == "z-score"
     assert {line.status for line in THINGS_MEG.check(tmp_path)} == {"ok"}
+
+
+def test_other_channels_are_in_raw_recordings_alone(tmp_path):
+    write_things_meg(tmp_path / "raw")
+    assert open_study(tmp_path / "raw", tmp_path / "work", kinds=["eog"]).space.names == ("EOG 061",)
+    write_things_epochs(tmp_path / "epochs")
+    with pytest.raises(InputError, match=r"option kinds: expected null for released epochs.*found eog"):
+        THINGS_MEG.open(tmp_path / "epochs", "P1", tmp_path / "work", kinds=["eog"])
 
 
 @pytest.mark.parametrize(

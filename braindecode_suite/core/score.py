@@ -29,6 +29,7 @@ CONTROLS = (
     "motion",
     "reaction-time",
     "eye",
+    "reference",
 )
 FIRST_FIVE = ("shuffled-test", "shuffled-train", "null-condition", "category-only", "nearest-train")
 CANDIDATES = ("all", "matched", "within-class", "no-near-duplicates")

@@ -21,6 +21,12 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.signal import Filter, Resample, SignalRecipe, SignalStep
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.bad_segments import (
+    find_masked,
+    find_rejected,
+    read_bad_segments,
+    summarise_rejected,
+)
 from braindecode_suite.datasets.bids_layout import participants
 from braindecode_suite.datasets.image_files import open_stimuli
 from braindecode_suite.datasets.lab_files import count_repeats
@@ -40,7 +46,12 @@ from braindecode_suite.datasets.recording_files import (
     read_last,
 )
 from braindecode_suite.datasets.sensor_positions import layout_positions, merge_names
-from braindecode_suite.datasets.stimulus_events import check_onsets, check_types, read_stimulus_events
+from braindecode_suite.datasets.stimulus_events import (
+    STIMULUS_COLUMN,
+    check_onsets,
+    check_types,
+    read_stimulus_events,
+)
 
 Kind = Literal["meg", "mag", "grad", "eeg", "eog", "ecg", "emg", "ref_meg", "eyegaze", "pupil", "misc"]
 UNITS = {
@@ -79,6 +90,9 @@ class BidsMegOptions(Config):
         sensors of the data type.
     drop : list of str
         Channels left out by name.
+    reject_by_annotation : bool
+        Leave out trials whose window overlaps an annotation that starts with BAD, in the events or in the recording, and mask the sensors of
+        those that name channels.
     tmin, tmax : float
         Window in seconds from the onset, both ends included (Benchetrit et al. 2023: -0.5 to 1).
     highpass, lowpass : float, optional
@@ -107,6 +121,7 @@ class BidsMegOptions(Config):
     trial_types: tuple[str, ...] | None = None
     kinds: tuple[Kind, ...] | None = None
     drop: tuple[str, ...] = ()
+    reject_by_annotation: bool = True
     tmin: float = -0.5
     tmax: float = 1.0
     highpass: PositiveFloat | None = 0.1
@@ -247,8 +262,9 @@ def open_participant(data_dir: Path, subject: str, work_dir: Path, options: Bids
         )
         raw, told = open_recording(one, options.montage)
         check_onsets(one.events, table["onset"].to_numpy(), raw.n_times / raw.info["sfreq"])
-        warnings += told
-        runs.append(make_run(one, raw, options, work_dir / "runs"))
+        run, more = with_segments(make_run(one, raw, options, work_dir / "runs"), one, options)
+        warnings += [*told, *more]
+        runs.append(run)
         infos.append(raw.info)
         tables.append(table)
     windows = Windows.of(options.tmin, options.tmax, common_rate(runs))
@@ -259,7 +275,7 @@ def open_participant(data_dir: Path, subject: str, work_dir: Path, options: Bids
             f"runs were recorded at {', '.join(f'{rate:g}' for rate in rates)} Hz and are resampled to one rate"
         )
     trials, run_of_row, first, cut = lay_out_trials(recordings, runs, tables, windows)
-    warnings += cut
+    warnings = [*cut, *warnings]
     if options.trial_types is not None:
         check_types(data_dir / f"sub-{subject}", trials, options.trial_types)
     responses = EpochRows(runs, run_of_row, first, windows.n_times, names)
@@ -319,6 +335,14 @@ def make_run(recording: Recording, raw: Any, options: BidsMegOptions, folder: Pa
     )
 
 
+def with_segments(run: Run, recording: Recording, options: BidsMegOptions) -> tuple[Run, list[str]]:
+    """Return the run with the stretches that are marked as bad, unless the options say to keep them, and warnings."""
+    if not options.reject_by_annotation:
+        return run, []
+    segments, warnings = read_bad_segments(recording, options.stimulus_column or STIMULUS_COLUMN)
+    return replace(run, segments=segments), warnings
+
+
 def _read(recording: Recording) -> Any:
     return open_recording(recording)[0]
 
@@ -326,7 +350,7 @@ def _read(recording: Recording) -> Any:
 def lay_out_trials(
     recordings: Sequence[Recording], runs: Sequence[Run], tables: Sequence[pd.DataFrame], windows: Windows
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list[str]]:
-    """Return the trials of all runs in one table, each one's run and first sample, and warnings of windows that do not fit.
+    """Return the trials of all runs in one table, each one's run and first sample, and warnings of windows that do not fit or are bad.
 
     Sessions keep their labels, as text; runs keep their numbers where they have numbers that name them, and are counted within the
     session otherwise.
@@ -339,6 +363,7 @@ def lay_out_trials(
         numbers = [sessions[: k + 1].count(session) for k, session in enumerate(sessions)]
     own = ("session", "run", "repeat", "task", "run_seconds")
     parts, run_of_row, firsts, warnings = [], [], [], []
+    rejected, masked = [], []
     for k, (one, run, table, number) in enumerate(zip(recordings, runs, tables, numbers, strict=True)):
         first = windows.first(table["onset"].to_numpy())
         fits = (first >= 0) & (first + windows.n_times <= run.length)
@@ -347,18 +372,27 @@ def lay_out_trials(
                 f"{run.name}: {int((~fits).sum())} of {len(fits)} trials left out, whose window from {windows.times[0]:g} to "
                 f"{windows.times[-1]:g} s is not all in the recording"
             )
+        usable = [name for name in run.names if name not in run.bad]
+        shape = (windows.n_times, windows.sfreq)
+        reasons = find_rejected(run.segments, usable, first[fits], *shape)
+        rejected.append(reasons)
+        fits[fits] = reasons == ""
+        masked.append(find_masked(run.segments, usable, first[fits], *shape))
         lasts = run.n_samples / run.signal.sfreq_in
         table = table.rename(columns={name: f"events_{name}" for name in own})
         parts.append(table[fits].assign(session=run.session, run=number, task=one.task, run_seconds=lasts))
         run_of_row.append(np.full(int(fits.sum()), k))
         firsts.append(first[fits])
+    warnings = [*summarise_rejected(rejected, masked), *warnings]
     trials = pd.concat(parts, ignore_index=True)
     if not len(trials):
+        bad = any(len(reasons) for reasons in rejected)
         raise InputError(
             recordings[0].events,
-            expected=f"trials whose window from {windows.times[0]:g} to {windows.times[-1]:g} s lies in the recording",
+            expected=f"trials whose window from {windows.times[0]:g} to {windows.times[-1]:g} s lies in the recording"
+            + (" and overlaps no BAD annotation" if bad else ""),
             found="none",
-            hint="options tmin and tmax",
+            hint=f"options tmin and tmax{', or reject_by_annotation' if bad else ''}",
         )
     trials["repeat"] = count_repeats(trials["stimulus_id"])
     head = ["stimulus_id", "session", "run", "repeat", "onset", "duration", "task", "run_seconds"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside, write_json
 from braindecode_suite.core.signal import SignalRecipe
+from braindecode_suite.datasets.bad_segments import BadSegment, find_masked
 from braindecode_suite.datasets.bids_layout import read_json
 from braindecode_suite.datasets.lab_files import DAMAGED, one_line
 
@@ -53,6 +54,8 @@ class Run:
         Where what is made is kept.
     repair : callable or None
         Gets the scratch array of shape (sensors, samples) before anything is filtered, to mend what is known to be broken.
+    segments : tuple of BadSegment
+        Stretches marked as bad. Samples are made all the same; windows are cut without them.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Run:
     folder: Path
     repair: Callable[[np.ndarray], None] | None = None
     repair_name: str = ""
+    segments: tuple[BadSegment, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -188,6 +192,8 @@ def find_fault(channel: np.ndarray) -> str:
 class EpochRows:
     """Windows of continuous runs, cut when they are asked for: shape (trials, sensors, times), NaN where a sensor is missing.
 
+    A sensor that an annotation of single channels marks as bad is missing in the whole of each window that it touches.
+
     Parameters
     ----------
     runs : sequence of Run
@@ -218,7 +224,20 @@ class EpochRows:
         lengths = np.array([run.length for run in self.runs])[self.run_of_row] if len(self.first) else last
         if len(self.first) and (self.first.min() < 0 or (last > lengths).any()):
             raise InputError("`first`", expected="windows inside their runs", found="one that is not")
+        self.masked = self._find_masked()
         self._maps: dict[int, NDArray[np.float32]] = {}
+
+    def _find_masked(self) -> dict[int, np.ndarray]:
+        """Return the columns, of the run's, that are bad in a row, by row; rows without any are left out."""
+        found: dict[int, np.ndarray] = {}
+        for k, run in enumerate(self.runs):
+            if not any(one.channels for one in run.segments):
+                continue
+            rows = np.flatnonzero(self.run_of_row == k)
+            masked = find_masked(run.segments, run.names, self.first[rows], self.n_times, run.signal.sfreq)
+            if masked is not None:
+                found |= {int(rows[j]): np.flatnonzero(masked[j]) for j in np.flatnonzero(masked.any(axis=1))}
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the maps out: a copy in another process opens its own."""
@@ -237,6 +256,8 @@ class EpochRows:
             run = int(self.run_of_row[row])
             start = int(self.first[row])
             out[k, self.columns[run]] = self._map(run)[start : start + self.n_times].T
+            if row in self.masked:
+                out[k, self.columns[run][self.masked[row]]] = np.nan
         return out
 
     def prepare(self) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -23,6 +23,29 @@ from braindecode_suite.datasets.lab_files import check_inside, one_line
 BUCKET = "https://s3.amazonaws.com/openneuro.org"
 ACCESSION = re.compile(r"ds\d{6}")
 SUBJECT = re.compile(r"(?:^|/)sub-([A-Za-z0-9]+)")
+
+
+@dataclass(frozen=True)
+class OtherLabels:
+    """How a dataset calls its subjects where it does not use their BIDS labels.
+
+    Attributes
+    ----------
+    label, in_path : re.Pattern
+        A whole label, and a label within a path; the first group is what both names share.
+    prefix : str
+        Of the BIDS label.
+    """
+
+    label: re.Pattern[str]
+    in_path: re.Pattern[str]
+    prefix: str
+
+
+OTHER_LABELS: Mapping[str, OtherLabels] = {
+    # THINGS-MEG: preprocessed_P1-epo.fif, preprocessed_P1-epo-1.fif and sample_attributes_P1.csv belong to sub-BIGMEG1
+    "ds004212": OtherLabels(re.compile(r"P(\d+)"), re.compile(r"_P(\d+)[-.][^/]*$"), "BIGMEG"),
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +161,10 @@ def relative_path(key: str, accession: str) -> PurePosixPath:
 
 
 def select_files(
-    files: Sequence[RemoteFile], subjects: Sequence[str] = (), patterns: Sequence[str] = ()
+    files: Sequence[RemoteFile],
+    subjects: Sequence[str] = (),
+    patterns: Sequence[str] = (),
+    accession: str = "",
 ) -> list[RemoteFile]:
     """Return the files wanted: of these subjects, with whatever belongs to no subject, and of these patterns.
 
@@ -149,19 +175,32 @@ def select_files(
         Labels; all where empty.
     patterns : sequence of str
         Shell patterns of paths (``*`` goes through folders); all where empty. Files at the top are always taken.
+    accession : str
+        Of the dataset, which may have other names for its subjects (`OTHER_LABELS`); both names are taken.
 
     Raises
     ------
     InputError
         If a subject has no file.
     """
-    known = sorted({file.subject for file in files} - {""})
+    other = OTHER_LABELS.get(accession)
+
+    def owner(file: RemoteFile) -> str:
+        match = None if file.subject or other is None else other.in_path.search(str(file.path))
+        return file.subject if match is None or other is None else other.prefix + match[1]
+
+    def bids_label(label: str) -> str:
+        match = None if other is None else other.label.fullmatch(label)
+        return label if match is None or other is None else other.prefix + match[1]
+
+    subjects = [bids_label(subject) for subject in subjects]
+    known = sorted({owner(file) for file in files} - {""})
     for subject in subjects:
         check_option("--participant-label", subject, known)
     return [
         file
         for file in files
-        if (not subjects or file.subject in ("", *subjects))
+        if (not subjects or owner(file) in ("", *subjects))
         and (not patterns or len(file.path.parts) == 1 or _matches(str(file.path), patterns))
     ]
 

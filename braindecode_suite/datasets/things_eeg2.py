@@ -2,19 +2,20 @@
 
 Facts: Gifford et al. 2022. Two preprocessed layouts are about: the released one, a dict saved with ``numpy.save`` (17 channels, 100 Hz), and
 that of NICE and ATM, a bare pickle named ``.npy`` (63 channels, 250 Hz), whose ``times`` still count the 50 samples before onset that were cut
-off. Both are read without unpickling.
+off. Both are read without unpickling, and so are the continuous recordings, which are filtered and cut as those of ``bids-meg`` are.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
@@ -22,10 +23,12 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.bids_meg import BidsMegOptions, flag
 from braindecode_suite.datasets.image_files import find_images, match_images
 from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats
 from braindecode_suite.datasets.pickled_arrays import read_arrays
 from braindecode_suite.datasets.sensor_positions import layout_positions
+from braindecode_suite.datasets.things_eeg2_raw import find_events, find_raw, open_raw, read_recording
 
 PARTS = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
 FOLDERS = ("preprocessed_data", "Preprocessed_data_250Hz", ".")
@@ -40,6 +43,7 @@ WHITENED = (
 TREE = """\
 preprocessed_data/sub-01/preprocessed_eeg_training.npy    conditions x repeats x channels x times (or Preprocessed_data_250Hz/)
 preprocessed_data/sub-01/preprocessed_eeg_test.npy
+raw_data/sub-01/ses-01/raw_eeg_training.npy               in place of them: continuous recordings; raw_eeg_test.npy likewise
 image_set/image_metadata.npy                              concepts and files of the conditions
 image_set/training_images/00001_aardvark/aardvark_01b.jpg optional: the images; test_images likewise
 """
@@ -50,11 +54,42 @@ class ThingsEEG2Options(Config):
 
     Attributes
     ----------
+    files : {'', 'epochs', 'raw'}
+        Preprocessed epochs, or continuous recordings; epochs where there are any, by default.
+    sessions : list of str, optional
+        Of recordings, two digits each.
+    tmin, tmax : float
+        Window of recordings in seconds, both ends included.
+    highpass, lowpass : float, optional
+        Cut-offs in Hz, of recordings as the following.
+    notch : list of float
+        Frequencies taken out, in Hz.
+    sfreq : float, optional
+        Samples a second after resampling; None keeps the 1000 of the release.
+    phase : {'zero', 'causal'}
+        Filters that need the future, or those a live decoder can run.
+    prepare : bool
+        Filter all recordings at once rather than when their first row is read.
     image_side : int, optional
         Resize the images to squares of this many pixels.
     """
 
+    files: Literal["", "epochs", "raw"] = ""
+    sessions: tuple[str, ...] | None = None
+    tmin: float = -0.2
+    tmax: float = 1.0
+    highpass: PositiveFloat | None = 0.1
+    lowpass: PositiveFloat | None = None
+    notch: tuple[PositiveFloat, ...] = ()
+    sfreq: PositiveFloat | None = 250.0
+    phase: Literal["zero", "causal"] = "zero"
+    prepare: bool = False
     image_side: PositiveInt | None = None
+
+    def recording(self) -> BidsMegOptions:
+        """Return how a recording is preprocessed and cut."""
+        shared = ("sessions", "tmin", "tmax", "highpass", "lowpass", "notch", "sfreq", "phase")
+        return BidsMegOptions(datatype="eeg", **{name: getattr(self, name) for name in shared})
 
 
 class ConditionRows:
@@ -89,7 +124,7 @@ class ConditionRows:
 
 
 class ThingsEEG2:
-    """Reads the preprocessed epochs (catalogue entry ``things-eeg2``)."""
+    """Reads preprocessed epochs or continuous recordings (catalogue entry ``things-eeg2``)."""
 
     card = DatasetCard(
         name="things-eeg2",
@@ -107,18 +142,19 @@ class ThingsEEG2:
     options_class: ClassVar[type[Config]] = ThingsEEG2Options
 
     def subjects(self, data_dir: Path) -> list[str]:
-        """Return the labels (``01``...) of the subjects whose epochs are there."""
-        found = [p for folder in FOLDERS for p in (data_dir / folder).glob(f"sub-*/{PARTS['train']}")]
-        return sorted({path.parent.name.removeprefix("sub-") for path in found})
+        """Return the labels (``01``...) of the subjects whose epochs or recordings are there."""
+        return sorted({*_with_epochs(data_dir), *(label for label, _, _ in find_raw(data_dir))})
 
     def open(self, data_dir: Path, subject: str, work_dir: Path, **options: Any) -> Study:
-        """Open one subject: arrays are mapped, not read."""
+        """Open one subject: arrays are mapped, not read, but for the stimulus channels of recordings."""
         chosen = build_options(ThingsEEG2Options, options, self.card.name)
         label = re.sub(r"^sub-", "", str(subject))
         labels = self.subjects(check_folder(data_dir, "the folder of the dataset"))
         if not labels:
             raise InputError(data_dir, expected=f"sub-01/{PARTS['train']}", found="nothing there")
         check_option("subject", label, labels)
+        if _source(data_dir, label, chosen.files) == "raw":
+            return _open_recordings(data_dir, label, work_dir, chosen)
         parts, names, times, warnings = open_epochs(data_dir, label)
         trials = make_trials(data_dir, parts)
         stimuli, missing = _open_images(data_dir, trials, chosen)
@@ -147,6 +183,9 @@ class ThingsEEG2:
             return [FileCheck(f"{FOLDERS[0]}/sub-01/{PARTS['train']}", "missing")]
         lines = []
         for label in labels:
+            lines += _check_recordings(data_dir, label)
+            if label not in _with_epochs(data_dir):
+                continue
             try:
                 parts, _, times, warnings = open_epochs(data_dir, label)
                 trials = make_trials(data_dir, parts)
@@ -156,6 +195,64 @@ class ThingsEEG2:
             except InputError as error:
                 lines.append(FileCheck(error.where, "bad", f"expected {error.expected}; found {error.found}"))
         return lines
+
+
+def _with_epochs(data_dir: Path) -> set[str]:
+    """Return the labels of the subjects whose epochs are there."""
+    found = [p for folder in FOLDERS for p in (data_dir / folder).glob(f"sub-*/{PARTS['train']}")]
+    return {path.parent.name.removeprefix("sub-") for path in found}
+
+
+def _source(data_dir: Path, label: str, files: str) -> str:
+    """Return what a subject is read from."""
+    epochs, raw = label in _with_epochs(data_dir), bool(find_raw(data_dir, label))
+    if (files == "raw" and not raw) or (files == "epochs" and not epochs):
+        raise InputError("option files", expected="epochs" if epochs else "raw", found=files)
+    return files or ("epochs" if epochs else "raw")
+
+
+def _open_recordings(data_dir: Path, label: str, work_dir: Path, options: ThingsEEG2Options) -> Study:
+    """Return the continuous recordings of one subject as a study."""
+    raw = open_raw(data_dir, label, work_dir, options.recording(), read_conditions(data_dir))
+    stimuli, missing = _open_images(data_dir, raw.trials, options)
+    space, unplaced = make_space(list(raw.responses.names), raw.windows.times)
+    where = space.positions["1"]
+    study = Study(
+        dataset="things-eeg2",
+        subject=label,
+        responses=raw.responses,
+        trials=raw.trials,
+        stimuli=stimuli,
+        space=replace(space, positions={run.session: where for run in raw.responses.runs}),
+        unit="as released",
+        signal=raw.responses.runs[0].signal,
+        provenance={
+            "folder": str(data_dir),
+            "files": raw.files,
+            "recorded": f"{raw.sfreq:g} Hz, {len(raw.responses.names)} electrodes",
+            "terms": ThingsEEG2.card.terms,
+            "own_warnings": [*raw.warnings, *unplaced, *missing],
+            "warnings": [],
+        },
+    )
+    if options.prepare:
+        raw.responses.prepare()
+    return flag(study)
+
+
+def _check_recordings(data_dir: Path, label: str) -> list[FileCheck]:
+    """Return a line for every continuous recording of a subject."""
+    lines = []
+    for (_, _, part), path in find_raw(data_dir, label).items():
+        try:
+            raw, names, codes, sfreq = read_recording(data_dir, path)
+            at, _ = find_events(path, codes, len(read_conditions(data_dir)[part]))
+            seconds = raw.samples.shape[1] / sfreq
+            found = f"{len(names)} electrodes, {sfreq:g} Hz, {seconds:.1f} s, {len(at)} images"
+            lines.append(FileCheck(str(path), "ok", found))
+        except InputError as error:
+            lines.append(FileCheck(error.where, "bad", f"expected {error.expected}; found {error.found}"))
+    return lines
 
 
 def open_epochs(
@@ -219,20 +316,21 @@ def repair_times(path: Path, times: NDArray[np.float64], n: int) -> tuple[NDArra
     return kept, [f"{len(times)} times were saved with {n} samples: those before onset are left out"]
 
 
-def make_trials(data_dir: Path, parts: dict[str, NDArray[Any]]) -> pd.DataFrame:
-    """Return a row a condition and repeat, with the image and concept of the condition; the files have no sessions."""
+def read_conditions(data_dir: Path) -> dict[str, pd.DataFrame]:
+    """Return ``stimulus_id``, ``concept`` and ``published`` of the conditions of each part, in order."""
     places = [data_dir / name for name in METADATA]
     path = check_inside(data_dir, next((p for p in places if p.is_file()), places[0]))
     content = read_arrays(check_file(path, "concepts and files of the conditions"))
-    tables = []
-    for part, data in parts.items():
-        lists = []
+    tables = {}
+    for part in PARTS:
+        lists: list[list[str]] = []
         for what in ("files", "concepts"):
             key = f"{part}_img_{what}"
             values = content.get(key)
-            if values is None or len(values) != len(data):
+            if values is None or (lists and len(values) != len(lists[0])):
                 found = "none" if values is None else str(len(values))
-                raise InputError(path, expected=f"{len(data)} entries of {key!r}", found=found)
+                wanted = f"{len(lists[0])} entries of {key!r}" if lists else f"an entry {key!r}"
+                raise InputError(path, expected=wanted, found=found)
             lists.append([str(value) for value in values])
         files, concepts = lists
         again = pd.Series(files)[pd.Series(files).duplicated()]
@@ -240,8 +338,22 @@ def make_trials(data_dir: Path, parts: dict[str, NDArray[Any]]) -> pd.DataFrame:
             raise InputError(path, expected="an image a condition", found=f"{again.iloc[0]!r} twice")
         names = [Path(file).stem for file in files]
         table = pd.DataFrame({"stimulus_id": names, "concept": concepts}, dtype=object)
-        table["published"] = part
-        tables.append(table.loc[np.repeat(np.arange(len(data)), data.shape[1])])
+        tables[part] = table.assign(published=part)
+    return tables
+
+
+def make_trials(data_dir: Path, parts: dict[str, NDArray[Any]]) -> pd.DataFrame:
+    """Return a row a condition and repeat, with the image and concept of the condition; the files have no sessions."""
+    conditions, tables = read_conditions(data_dir), []
+    for part, data in parts.items():
+        if len(conditions[part]) != len(data):
+            places = [data_dir / name for name in METADATA]
+            raise InputError(
+                next((p for p in places if p.is_file()), places[0]),
+                expected=f"{len(data)} entries of '{part}_img_files'",
+                found=str(len(conditions[part])),
+            )
+        tables.append(conditions[part].loc[np.repeat(np.arange(len(data)), data.shape[1])])
     trials = pd.concat(tables, ignore_index=True)
     trials["session"], trials["run"], trials["onset"] = "1", 1, np.nan
     trials["repeat"] = count_repeats(trials["stimulus_id"])

@@ -21,13 +21,16 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
+from braindecode_suite.datasets.bad_segments import BadSegment
 from braindecode_suite.datasets.bids_meg import (
     BidsMegOptions,
+    Kind,
     flag,
     lay_out_trials,
     make_run,
     make_space,
     unit_of,
+    with_segments,
 )
 from braindecode_suite.datasets.epoch_files import EpochFileRows, open_epochs
 from braindecode_suite.datasets.image_files import ImageFiles, find_images, match_images
@@ -80,8 +83,13 @@ class ThingsMegOptions(Config):
         Where onsets of raw recordings come from: trigger channel, or a column of events.tsv.
     drop : list of str
         Channels left out, with or without serial number; the broken MRO11-1609 by default.
+    kinds : list of str, optional
+        Channels of raw recordings by MNE's type, as in ``bids-meg``; the eye tracker's are misc. MEG by default.
     mend : bool
-        Replace the two known dropouts by each channel's median.
+        Replace the two known dropouts by each channel's median before anything is filtered.
+    reject_by_annotation : bool
+        Leave out trials of raw recordings whose window overlaps an annotation that starts with BAD or one of the two dropouts, and mask the
+        sensors of annotations that name channels.
     tmin, tmax : float
         Window of raw recordings in seconds, both ends included.
     highpass, lowpass : float, optional
@@ -104,7 +112,9 @@ class ThingsMegOptions(Config):
     sessions: tuple[str, ...] | None = None
     onsets: Source = "trigger"
     drop: tuple[str, ...] = (BROKEN,)
+    kinds: tuple[Kind, ...] | None = None
     mend: bool = True
+    reject_by_annotation: bool = True
     tmin: float = -0.5
     tmax: float = 1.0
     highpass: PositiveFloat | None = 0.1
@@ -118,7 +128,18 @@ class ThingsMegOptions(Config):
 
     def recording(self) -> BidsMegOptions:
         """Return how a run is preprocessed."""
-        shared = ("sessions", "tmin", "tmax", "highpass", "lowpass", "notch", "sfreq", "phase")
+        shared = (
+            "sessions",
+            "kinds",
+            "reject_by_annotation",
+            "tmin",
+            "tmax",
+            "highpass",
+            "lowpass",
+            "notch",
+            "sfreq",
+            "phase",
+        )
         drop = (*self.drop, *(name.split("-")[0] for name in self.drop))
         return BidsMegOptions(
             datatype="meg", task="main", drop=drop, **{name: getattr(self, name) for name in shared}
@@ -145,7 +166,13 @@ class ThingsMegDataset:
         ),
         workflow="meg",
         preset="default",
-        source="OpenNeuro ds004212, `bds fetch ds004212 --participant-label BIGMEG1 --data-dir DIR`; images: osf.io/jum2f.",
+        source="The images of THINGS: osf.io/jum2f, with the password given there.",
+        openneuro="ds004212",
+        openneuro_files=(
+            "sub-BIGMEG*/*_task-main_*",
+            "sourcedata/sample_attributes_P*.csv",
+            "derivatives/preprocessed/preprocessed_P*-epo*.fif",
+        ),
     )
     options_class: ClassVar[type[Config]] = ThingsMegOptions
 
@@ -259,11 +286,12 @@ def open_raw(data_dir: Path, label: str, work_dir: Path, options: ThingsMegOptio
     runs, infos, tables, report = [], [], [], {}
     for one in recordings:
         raw, told = open_recording(one)
-        run = _mended(make_run(one, raw, chosen, work_dir / "runs"), label, one, options.mend)
+        run, marked = with_segments(make_run(one, raw, chosen, work_dir / "runs"), one, chosen)
+        run = _without_dropout(run, label, one, options)
         rows = _rows_of(attributes, one)
         table, facts, more = _onsets_of(one, raw, run, rows, options.onsets)
         report[one.name] = facts
-        warnings += [*told, *more]
+        warnings += [*told, *marked, *more]
         if run.repair is not None:
             warnings.append(f"{one.name}: the dropout {run.repair_name} is replaced by each channel's median")
         runs.append(run)
@@ -329,11 +357,16 @@ def mend(samples: np.ndarray, start: int, stop: int) -> None:
         channel[start:stop] = np.median(channel)
 
 
-def _mended(run: Run, label: str, recording: Recording, wanted: bool) -> Run:
-    """Return the run with its dropout to be mended, if it is one of the two that have one."""
+def _without_dropout(run: Run, label: str, recording: Recording, options: ThingsMegOptions) -> Run:
+    """Return the run with its dropout marked as bad and to be mended, if it is one of the two that have one."""
     number = int(recording.run) if recording.run.isdecimal() else -1
     at = DROPOUTS.get((label, recording.session, number))
-    if at is None or not wanted:
+    if at is None:
+        return run
+    if options.reject_by_annotation:
+        dropout = BadSegment(at - DROPOUT_REACH, at + DROPOUT_REACH, "BAD_dropout")
+        run = replace(run, segments=(*run.segments, dropout))
+    if not options.mend:
         return run
     sfreq = run.signal.sfreq_in
     start, stop = (
@@ -361,6 +394,12 @@ def _trials_of(data_dir: Path, label: str, path: Path, epochs: Any) -> tuple[pd.
 
 def open_released(data_dir: Path, label: str, options: ThingsMegOptions) -> Study:
     """Open the epochs that the authors preprocessed as a study."""
+    if options.kinds is not None:
+        raise InputError(
+            "option kinds",
+            expected="null for released epochs, which hold MEG alone",
+            found=", ".join(options.kinds),
+        )
     path = check_inside(data_dir, _epochs(data_dir, label)[0])
     epochs = open_epochs(path)
     trials, warnings = _trials_of(data_dir, label, path, epochs)

@@ -67,6 +67,7 @@ CONTROL_TITLES: Mapping[str, str] = {
     "motion": "Head motion alone",
     "reaction-time": "Reaction time alone",
     "eye": "Eye signals alone",
+    "reference": "Reference channels alone",
 }
 CONTROL_NOTES: Mapping[str, str] = {
     "brain": "decoded from the recordings",
@@ -83,7 +84,8 @@ CONTROL_NOTES: Mapping[str, str] = {
     "true-image": "the seen image itself, read by the same network: its own errors",
     "motion": "the same classifier on recorded head motion, without the brain",
     "reaction-time": "the same classifier on reaction times, without the brain",
-    "eye": "the same classifier on recorded eye signals, without the brain",
+    "eye": "the same linear model on recorded eye signals, without the brain",
+    "reference": "the same linear model on the reference channels, which are far from the head",
 }
 LEVEL_NOTES: Mapping[str, str] = {
     "single": "single trials",

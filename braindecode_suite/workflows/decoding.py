@@ -381,7 +381,7 @@ class Decoding:
             progress=job.progress,
         )
 
-    def _fit_baseline(
+    def fit_baseline(
         self,
         steps: Steps,
         prepared: Prepared,
@@ -389,6 +389,7 @@ class Decoding:
         where: str = "",
         changes: Mapping[str, Any] | None = None,
     ) -> Fitted:
+        """Fit the linear baseline; `where` ends the name of the step."""
         config = self.config
         settings = merge(dict(config.baseline_settings), dict(changes or {}))
         return fit_model(
@@ -436,7 +437,7 @@ class Decoding:
         self, steps: Steps, prepared: Prepared, targets: Mapping[str, Target]
     ) -> tuple[Fitted, list[Fitted], list[Fitted]]:
         """Return the baseline, the deep encoder's seeds, and the encoder fitted on shuffled pairs (or nothing)."""
-        baseline = self._fit_baseline(steps, prepared, targets)
+        baseline = self.fit_baseline(steps, prepared, targets)
         deep = [self.fit_deep(steps, prepared, targets, seed) for seed in self.seeds]
         if not self.config.shuffled_train:
             steps.skip("fit on shuffled pairs", "the config turns it off")
@@ -599,7 +600,7 @@ class Decoding:
         only = {"retrieval": targets["retrieval"]}
         models = [
             self.fit_deep(steps, prepared, only, self.seeds[0], where=where, changes=changes),
-            self._fit_baseline(steps, prepared, only, where, baseline_changes),
+            self.fit_baseline(steps, prepared, only, where, baseline_changes),
         ]
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]

@@ -88,7 +88,7 @@ def fetch_dataset(
     except DownloadError as error:
         print(f"bds fetch: {error}", file=sys.stderr)
         return FAILED
-    files = select_files(listed, subjects, () if everything else patterns)
+    files = select_files(listed, subjects, () if everything else patterns, accession)
     targets = [place(data_dir, file) for file in files]
     if card is not None:
         print(f"terms: {card.terms}")

@@ -31,7 +31,7 @@ def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None
     """Return the dataset called `name`, or that reads the folder `name`, with the folder of its data.
 
     A folder with a ``trials.tsv`` is read as ``table``; one with a ``dataset_description.json`` (BIDS) as ``bids-meg`` where its
-    participants have raw MEG or EEG and no BOLD, as ``bids-fmri`` otherwise.
+    participants have raw MEG or EEG and no BOLD, as ``bids-fmri`` otherwise. A folder with the names of THINGS-MEG is read as ``things-meg``.
     """
     if name in DATASETS:
         return DATASETS[name], data_dir
@@ -39,6 +39,8 @@ def find_dataset(name: str, data_dir: Path | None) -> tuple[Dataset, Path | None
     if folder.is_dir():
         if (folder / "trials.tsv").is_file() or any(folder.glob("sub-*/trials.tsv")):
             return DATASETS["table"], data_dir or folder
+        if DATASETS["things-meg"].subjects(folder):
+            return DATASETS["things-meg"], data_dir or folder
         if (folder / "dataset_description.json").is_file():
             return DATASETS["bids-meg" if _has_only_sensors(folder) else "bids-fmri"], data_dir or folder
         raise InputError(

@@ -21,15 +21,17 @@ from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
 from braindecode_suite.metrics.unique_variance import LEAST_IMAGES_PER_FEATURE
 from braindecode_suite.workflows.configuration import merge
-from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
+from braindecode_suite.workflows.decoding import Decoded, Decoding, filtered, open_study
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.image_features import ImageFeatures, image_features
 from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.learning_curve import curve_facts, hits, named
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
+from braindecode_suite.workflows.other_channels import OtherChannels, find_other_channels
 from braindecode_suite.workflows.people import Group, alone, gained, groups, several_people
 from braindecode_suite.workflows.results import SubjectResults
+from braindecode_suite.workflows.scoring import score_retrieval
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.stream_bundle import save_stream_bundle
@@ -98,6 +100,8 @@ class MegWorkflow:
                 f"fit {config.encoder} on windows of random length",
                 f"{config.encoder} on growing windows",
             ]
+        if config.controls_from != "none":
+            steps.append(f"{config.baseline} on eye and reference channels alone, where recorded")
         if config.live:
             steps += [
                 f"causal filters: {config.baseline}, {config.encoder} seed {self.decoding.seeds[0]}, retrieval only",
@@ -127,7 +131,7 @@ class MegWorkflow:
 
     def run(self, steps: Steps) -> SubjectResults:
         """Do everything for one subject."""
-        self._check_sensors()
+        other_channels, missing = self._check_sensors()
         others = self._others()
         some: list[tuple[Portion, Prepared]] = []
         people: list[Group] = []
@@ -141,6 +145,10 @@ class MegWorkflow:
         decoded.results.facts["time"] = self._time_courses(steps, decoded)
         if self.config.occlusion:
             self._occlusion(steps, decoded)
+        for control, reason in missing.items():
+            steps.skip(f"{control} channels alone", reason)
+        for other in other_channels:
+            self._other_channels(steps, decoded, other)
         n_calibration = len(decoded.prepared.split.validation[0])
         if self.config.live and n_calibration < FEWEST:
             steps.skip(
@@ -157,8 +165,11 @@ class MegWorkflow:
             decoded.results.facts["people"] = self._people(steps, decoded, people)
         return self.decoding.finish(decoded)
 
-    def _check_sensors(self) -> None:
-        """Raise, before anything is fitted, where the recordings are not of sensors; opening reads headers only."""
+    def _check_sensors(self) -> tuple[list[OtherChannels], dict[str, str]]:
+        """Raise, before anything is fitted, where the recordings are not of sensors; opening reads headers only.
+
+        Returns channels that are controls, and why there are none of a control.
+        """
         job = self.job
         study = job.dataset.open(job.data_dir, job.subject, job.work_dir, **self.config.dataset_options)
         if not isinstance(study.space, SensorSpace):
@@ -167,6 +178,37 @@ class MegWorkflow:
                 expected="recordings of sensors (MEG or EEG)",
                 found=f"{study.space.describe()['kind']} of {job.dataset.card.name}",
             )
+        return find_other_channels(job, self.config.dataset_options, self.config.controls_from, study)
+
+    def _other_channels(self, steps: Steps, decoded: Decoded, other: OtherChannels) -> None:
+        """Add what the baseline reads from channels that are not the brain's, and how much more it reads from the sensors."""
+        config, control, where = self.config, other.control, f" ({other.control} channels alone)"
+        with steps.block(f"filter the {control} channels"):
+            try:
+                study = filtered(other.study)
+            except InputError as error:
+                study, reason = None, error.found
+        if study is None:
+            steps.skip(f"{control} channels alone", reason)
+            return
+        prepared = self.decoding.prepare(study, decoded.prepared.split)
+        alone = self.decoding.fit_baseline(
+            steps, prepared, {"retrieval": decoded.targets["retrieval"]}, where
+        )
+        brain = next(m for m in decoded.models if m.name == config.baseline and m.control == "brain")
+        true = decoded.true
+        with steps.block(f"score retrieval{where}"):
+            scored = score_retrieval(
+                [brain.predicted, replace(alone.predicted, control=control)],
+                true["train"],
+                true["test"],
+                replace(decoded.settings, brief=True),
+            )
+        decoded.results.scores += [s for s in scored.scores if control in (s.control, s.versus)]
+        names = ", ".join(other.names[:6]) + (", ..." if len(other.names) > 6 else "")
+        decoded.results.facts["notes"].append(
+            f"Control {control}: {config.baseline} on {len(other.names)} channels alone ({names}), same trials, split and penalties."
+        )
 
     def _time_courses(self, steps: Steps, decoded: Decoded) -> dict[str, Any]:
         """Add a score for every window; return what the report draws."""

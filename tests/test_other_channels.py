@@ -1,0 +1,128 @@
+"""What the eyes alone say: above chance where the eye channel carries the picture, at chance where a channel does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from braindecode_suite.cli import main
+from braindecode_suite.core.config import build
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.score import read_scores
+from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.results import result_path
+from tests.meg_files import SENSORS, SFREQ, make_events, make_raw, write_run
+
+TOP1 = "retrieval_brain_to_image_top1"
+N = 100
+SMALL = [
+    "n_seeds=1",
+    "generator=''",
+    "gallery_sizes=[]",
+    "shuffled_train=false",
+    "occlusion=false",
+    "n_bootstrap=200",
+    "dataset_options={tmin: -0.1, tmax: 0.4, sfreq: 60}",
+    "encoder_settings={channels: 8, hidden: 8, features: 16, training: {epochs: 1}}",
+    "time={width: 0.25, stride: 0.25, generalisation_every: 0, growing_every: 0}",
+]
+
+
+def write_coloured(folder: Path) -> None:
+    """Write colours that the eye channel follows, red, green and blue one after the other, and noise everywhere else."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (N, 3))
+    (folder / "stimuli").mkdir(parents=True)
+    for k, colour in enumerate(colours):
+        pixels = np.broadcast_to(colour.astype(np.uint8), (32, 32, 3))
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / "stimuli" / f"image-{k:02d}.png")
+    for run in (1, 2):
+        order = rng.permutation(N)
+        events = make_events(N, every=0.6, ids=[f"image-{k:02d}" for k in order])
+        n_samples = int(SFREQ * (events["onset"].max() + 1.5))
+        raw = make_raw(1e-13 * rng.standard_normal((len(SENSORS), n_samples)))
+        eye = 1e-6 * rng.standard_normal(n_samples)
+        for onset, k in zip(events["onset"], order, strict=True):
+            for part in range(3):
+                start = round((onset + 0.05 + 0.1 * part) * SFREQ)
+                eye[start : start + round(0.1 * SFREQ)] += 1e-6 * (colours[k, part] - 128) / 20
+        raw._data[raw.ch_names.index("EOG 061")] = eye
+        far = mne.io.RawArray(
+            1e-13 * rng.standard_normal((2, n_samples)),
+            mne.create_info(["REF 1", "REF 2"], SFREQ, "ref_meg", verbose="error"),
+            verbose="error",
+        )
+        raw.add_channels([far], force_update_info=True)
+        path = write_run(folder, raw, events, run=run)
+        sidecar = path.with_name(path.name.replace("_meg.fif", "_channels.tsv"))
+        table = pd.read_csv(sidecar, sep="\t")
+        table["type"] = ["MEGMAG"] * len(SENSORS) + ["TRIG", "EOG", "MEGREFMAG", "MEGREFMAG"]
+        table.to_csv(sidecar, sep="\t", index=False)
+
+
+def run(data: Path, out: Path, *more: str) -> int:
+    settings = [part for text in (*SMALL, *more) for part in ("--set", text)]
+    where = ["run", str(data), str(out), "participant", "--participant-label", "01", "--workflow", "meg"]
+    return main([*where, *settings])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eyes") / "data"
+    write_coloured(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eyes") / "out"
+    assert run(data, folder) == 0
+    return folder
+
+
+def test_eyes_that_follow_the_picture_are_above_chance_and_other_channels_are_not(out: Path) -> None:
+    scores = read_scores(result_path(out, "01", "meg", "scores.tsv"))
+    rows = scores[
+        (scores["metric"] == TOP1)
+        & (scores["level"] == "mean-prediction")
+        & scores["time_start"].isna()
+        & (scores["scorer"] == "cosine-centred")
+    ]
+    plain = rows[rows["versus"] == ""].set_index(["model", "control"])
+    eye, reference = plain.loc[("ridge", "eye")], plain.loc[("ridge", "reference")]
+    assert eye["gallery"] == reference["gallery"] == plain.loc[("ridge", "brain")]["gallery"]
+    assert eye["ci_low"] > 2 * eye["chance"]
+    assert reference["ci_low"] <= reference["chance"]
+    differences = rows[rows["model"] == "ridge"].set_index("versus")["value"]
+    brain = plain.loc[("ridge", "brain")]["value"]
+    assert differences["eye"] == pytest.approx(brain - eye["value"])
+    assert differences["reference"] == pytest.approx(brain - reference["value"])
+    assert len(plain.loc[["ridge"]]) >= 3
+
+
+def test_the_report_names_the_channels(out: Path) -> None:
+    page = (out / "sub-01.html").read_text()
+    assert "ridge, eye signals alone" in page
+    assert "ridge, reference channels alone" in page
+    facts = json.loads(result_path(out, "01", "meg", "facts.json").read_text())
+    told = "Control eye: ridge on 1 channels alone (EOG 061), same trials, split and penalties."
+    assert told in facts["notes"]
+
+
+def test_channels_that_were_asked_for_and_not_recorded_are_refused_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data, tmp_path / "out", "controls_from=[eyegaze]") == 2
+    assert "`controls_from`: expected channels of type eyegaze in every run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [[], ["eog", "eog"], ["meg"]])
+def test_types_that_are_no_controls_are_refused(value: list[str]) -> None:
+    with pytest.raises(InputError, match="controls_from"):
+        build(MegWorkflowConfig, {"controls_from": value}, "config")
