@@ -396,6 +396,34 @@ def test_training_follows_a_constant_rate_where_asked() -> None:
     assert optimiser.param_groups[0]["betas"] == (0.5, 0.9)
 
 
+def test_the_validation_score_does_not_change_with_the_length_of_retrieval_predictions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = world.task(small(regress_retrieval=True))
+    task.network.eval()
+    forward, length = task.network.forward, 1.0
+
+    def scaled(*inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = forward(*inputs)
+        return {**found, "retrieval": length * found["retrieval"]}
+
+    monkeypatch.setattr(task.network, "forward", scaled)
+    once = task.validate()
+    length = 30.0
+    again = task.validate()
+    assert again["retrieval_r2"] == pytest.approx(once["retrieval_r2"], rel=1e-3, abs=1e-6)
+    assert 0 < once["retrieval_r2"] < 1
+    gain, predicted, true = task.retrieval_gain(task.network), [], []
+    for s, images in enumerate(task.held_out):
+        for rows, stimulus_id in zip(images.rows, images.ids, strict=True):
+            predicted.append(gain * task._predict(s, rows, task.n_times)["retrieval"].mean(dim=0))
+            true.append(torch.from_numpy(task.targets["retrieval"].of([stimulus_id]))[0])
+    error = (torch.stack(predicted) - torch.stack(true)).square().sum()
+    assert again["retrieval_r2"] == pytest.approx(
+        float(1 - error.detach() / torch.stack(true).square().sum()), abs=1e-5
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- windows
 
 

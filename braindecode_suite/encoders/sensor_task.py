@@ -167,8 +167,9 @@ class SensorTask:
         -------
         dict
             ``top1`` at a gallery of 100, ``information`` (share of the log gallery size that the similarities carry), the
-            share of variance explained of every role with a squared error (``image_r2``), and their sum without ``top1``, the
-            ``score``. Growing windows: the mean over `ends`.
+            share of variance explained of every role with a squared error (``image_r2``; of ``retrieval`` with predictions of
+            the best length, which is what the fitted model gives them), and their sum without ``top1``, the ``score``. Growing
+            windows: the mean over `ends`.
         """
         found = [self._validate(end) for end in self.ends()]
         scores = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
@@ -178,6 +179,7 @@ class SensorTask:
         ids: list[str] = []
         retrieved: list[Tensor] = []
         missed, whole = dict.fromkeys(self.targets, 0.0), dict.fromkeys(self.targets, 0.0)
+        product, length = 0.0, 0.0
         for s, images in enumerate(self.held_out):
             for start in range(0, len(images), ROWS_AT_ONCE):
                 groups = images.rows[start : start + ROWS_AT_ONCE]
@@ -191,12 +193,20 @@ class SensorTask:
                     true = torch.from_numpy(self.targets[role].of(some)).to(self.device)
                     if role == "retrieval":
                         retrieved.append(mean)
-                    if role != "retrieval" or self.config.regress_retrieval:
-                        beyond, square = self.targets[role].left_out(some, true)
-                        missed[role] += float((mean - true).square().sum()) + beyond
-                        whole[role] += square
+                        product, length = (
+                            product + float((mean * true).sum()),
+                            length + float(mean.square().sum()),
+                        )
+                        if not self.config.regress_retrieval:
+                            continue
+                    beyond, square = self.targets[role].left_out(some, true)
+                    missed[role] += float((mean - true).square().sum()) + beyond
+                    whole[role] += square
                 ids += some
         scores: dict[str, float] = {}
+        if whole.get("retrieval"):
+            explained = product**2 / length if product > 0 else 0.0
+            missed["retrieval"] = whole["retrieval"] - explained
         if retrieved:
             true = torch.from_numpy(self.targets["retrieval"].of(ids))
             scores |= retrieval_scores(torch.cat(retrieved), true, ids)
