@@ -1,8 +1,8 @@
 """What is early and what is late in images, each without what the other says: targets for windows of an epoch.
 
-Early are colours and edges on a grid, low-level and bound to their place, as early visual cortex carries them; late are the category and the kind of place. Photographs of one
-category share colours, so each set is taken apart from the other: what a regression on the other set predicts is subtracted. Every
-number that this takes (components, regressions, scales) is of training images; test images are only projected.
+Early are colours and edges on a grid, low-level and bound to their place, as early visual cortex carries them; late are the category and the
+kind of place. Photographs of one category share colours, so each set is taken apart from the other: what a regression on the other set
+predicts is subtracted. Every number that this takes (components, regressions, scales) is of training images; test images are only projected.
 """
 
 from __future__ import annotations
