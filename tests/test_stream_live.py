@@ -6,21 +6,26 @@ import asyncio
 import http.client
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
+from braindecode_suite.datasets.bids_meg import BIDS_MEG
+from braindecode_suite.datasets.meg_runs import EpochRows
 from braindecode_suite.datasets.stream_file import open_recording, replay_raw
 from braindecode_suite.workflows.stream import StreamJob, as_live, make_draw, match_trials, open_source
 from braindecode_suite.workflows.stream_engine import EngineOptions, StreamEngine
@@ -30,6 +35,7 @@ from braindecode_suite.workflows.stream_page import StreamPage, content_policy
 from braindecode_suite.workflows.stream_parity import compare
 from braindecode_suite.workflows.stream_preview import Preview
 from braindecode_suite.workflows.stream_run import run_stream
+from tests.meg_files import SENSORS
 
 NEEDS_LSL = pytest.mark.skipif(importlib.util.find_spec("mne_lsl") is None, reason="mne-lsl is not installed")
 NEEDS_AIOHTTP = pytest.mark.skipif(
@@ -74,6 +80,30 @@ def test_a_replay_has_the_answers_of_the_offline_pipeline(stream_world, tmp_path
     assert "ranked lists equal" in text
     assert "expected calibration error" in text
     assert "p95" in text
+
+
+def test_annotations_which_a_stream_does_not_have_are_no_difference(stream_world, tmp_path, capsys):
+    data_dir = shutil.copytree(stream_world.data_dir, tmp_path / "study")
+    world = replace(stream_world, data_dir=data_dir)
+    path = data_dir / stream_world.recording.relative_to(stream_world.data_dir)
+    events = path.with_name(path.name.replace("_meg.fif", "_events.tsv"))
+    bad = [
+        {"onset": 1.0, "duration": 1.0, "trial_type": "BAD_jump", "channel": f"{SENSORS[0]},{SENSORS[3]}"},
+        {"onset": 2.5, "duration": 0.6, "trial_type": "BAD"},
+    ]
+    pd.concat([pd.read_csv(events, sep="\t"), pd.DataFrame(bad)]).to_csv(
+        events, sep="\t", index=False, na_rep="n/a"
+    )
+    study = BIDS_MEG.open(data_dir, "01", tmp_path / "work", **world.bundle.facts["dataset_options"])
+    assert len(study.trials) < len(stream_world.study.trials)
+    assert isinstance(study.responses, EpochRows)
+    assert len(study.responses.masked) >= 2
+    words = ["--speed", "max", "--seconds", "5", "--hop", "100", "--parity"]
+    assert run(world, "--recording", str(path.relative_to(data_dir)), *words) == 0
+    said = re.search(r"over \d+ windows of (\d+) trials, ranked lists equal", capsys.readouterr().out)
+    assert said is not None
+    onsets = pd.read_csv(events, sep="\t").query("stimulus_id.notna()")["onset"]
+    assert int(said[1]) >= (onsets < 4).sum()  # the ones that annotations touch among them
 
 
 def test_what_is_shown_last_is_retrieved_above_chance(stream_world, tmp_path):

@@ -36,6 +36,9 @@ SOURCES = ("file", "lsl", "log")
 CHUNK = 0.025
 """Seconds in a chunk of a replayed file."""
 
+UNKNOWN_LIVE = {"reject_by_annotation": False, "mend": False}
+"""Options of datasets that use what is known of a recording afterwards; a stream leaves nothing out and mends nothing."""
+
 DRIFT_SECONDS = 60.0
 """Seconds of a stream before its drift is more than the jitter of arrivals."""
 
@@ -279,14 +282,18 @@ def report(bundle: StreamBundle, engine: StreamEngine, summary: StreamSummary) -
 def check_parity(
     job: StreamJob, bundle: StreamBundle, encoder: BrainEncoder, summary: StreamSummary
 ) -> Parity:
-    """Compare the answers with the offline causal pipeline on the same recording."""
+    """Compare the answers with the offline causal pipeline on the same recording, of the same trials and sensors: annotations ignored."""
     assert job.data_dir is not None
     path = _path(job)
+    dataset = DATASETS[bundle.dataset]
+    known = dataset.options_class.model_fields
+    options = {
+        **bundle.facts.get("dataset_options", {}),
+        **{name: value for name, value in UNKNOWN_LIVE.items() if name in known},
+    }
     with tempfile.TemporaryDirectory() as work_dir:
         subject = entities(path).get("sub", bundle.subject)
-        study: Study = DATASETS[bundle.dataset].open(
-            job.data_dir, subject, Path(work_dir), **bundle.facts.get("dataset_options", {})
-        )
+        study: Study = dataset.open(job.data_dir, subject, Path(work_dir), **options)
         rows, trials = match_trials(study, path, bundle, summary.starts)
         return compare(bundle, encoder, as_live(study, bundle), rows, summary.answers, trials)
 
