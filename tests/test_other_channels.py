@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mne
 import numpy as np
@@ -13,9 +14,12 @@ from PIL import Image
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.config import build
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, MissingChannels
 from braindecode_suite.core.score import read_scores
+from braindecode_suite.datasets.bids_meg import BidsMegOptions
+from braindecode_suite.workflows import other_channels
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.other_channels import find_other_channels
 from braindecode_suite.workflows.results import result_path
 from tests.meg_files import SENSORS, SFREQ, make_events, make_raw, write_run
 
@@ -126,3 +130,49 @@ def test_channels_that_were_asked_for_and_not_recorded_are_refused_at_once(
 def test_types_that_are_no_controls_are_refused(value: list[str]) -> None:
     with pytest.raises(InputError, match="controls_from"):
         build(MegWorkflowConfig, {"controls_from": value}, "config")
+
+
+def trials(*onsets: float) -> pd.DataFrame:
+    return pd.DataFrame({"stimulus_id": "a", "session": "01", "run": 1, "onset": onsets})
+
+
+class Recorded:
+    """A dataset of which each type of channels opens, lacks in some run, or is broken."""
+
+    card = SimpleNamespace(name="recorded")
+    options_class = BidsMegOptions
+
+    def open(self, *_: object, kinds: list[str]) -> SimpleNamespace:
+        if "pupil" in kinds:
+            raise InputError("run.tsv", expected="a whole table", found="half of one")
+        if "eyegaze" in kinds:
+            raise MissingChannels("run.fif", expected="channels", found="mag")
+        return SimpleNamespace(kinds=kinds, trials=trials(1.0, 2.0) if kinds == ["eog"] else trials(1.0))
+
+
+JOB = SimpleNamespace(dataset=Recorded(), data_dir=None, subject="01", work_dir=None)
+LIKE = SimpleNamespace(trials=trials(1.0, 2.0))
+
+
+def test_what_cannot_be_read_is_not_taken_for_not_recorded() -> None:
+    found, missing = find_other_channels(JOB, {}, "auto", LIKE)  # type: ignore[arg-type]
+    assert found == []
+    assert missing["eye"] == "run.tsv: expected a whole table; found half of one"
+    assert "channels of type ref_meg: expected the 2 trials of the sensors; found 1" in missing["reference"]
+    with pytest.raises(InputError, match=r"run\.tsv: expected a whole table"):
+        find_other_channels(JOB, {}, ("eog", "pupil"), LIKE)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the 2 trials of the sensors; found 1 that are not the same"):
+        find_other_channels(JOB, {}, ("ref_meg",), LIKE)  # type: ignore[arg-type]
+
+
+def test_types_that_some_run_lacks_are_left_out_unless_they_were_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_channels, "BY_DEFAULT", ("eog", "eyegaze"))
+    (eye,), missing = find_other_channels(JOB, {}, "auto", LIKE)  # type: ignore[arg-type]
+    assert (eye.control, eye.study.kinds, missing) == ("eye", ["eog"], {})
+    monkeypatch.setattr(other_channels, "BY_DEFAULT", ("eyegaze",))
+    _, missing = find_other_channels(JOB, {}, "auto", LIKE)  # type: ignore[arg-type]
+    assert missing == {"eye": "no channels of type eyegaze in every run"}
+    with pytest.raises(InputError, match="`controls_from`: expected channels of type eyegaze in every run"):
+        find_other_channels(JOB, {}, ("eog", "eyegaze"), LIKE)  # type: ignore[arg-type]

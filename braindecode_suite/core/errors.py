@@ -34,6 +34,10 @@ class MissingWeights(InputError):
     """A pretrained network is asked for whose weights are not on this machine."""
 
 
+class MissingChannels(InputError):
+    """A recording has no channels of the types that are asked for."""
+
+
 class UnknownName(InputError, KeyError):
     """A name that no catalogue holds."""
 

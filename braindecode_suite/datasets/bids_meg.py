@@ -15,7 +15,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, MissingChannels
 from braindecode_suite.core.files import data_hash, file_sha256
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
@@ -314,7 +314,7 @@ def make_run(recording: Recording, raw: Any, options: BidsMegOptions, folder: Pa
         if kind in kinds and name not in options.drop
     ]
     if not kept:
-        raise InputError(
+        raise MissingChannels(
             recording.path,
             expected=f"channels of type {', '.join(wanted)} (option kinds)",
             found=", ".join(sorted(set(types))),

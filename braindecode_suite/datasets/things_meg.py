@@ -17,7 +17,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from braindecode_suite.core.checks import check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, MissingChannels
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
@@ -395,7 +395,7 @@ def _trials_of(data_dir: Path, label: str, path: Path, epochs: Any) -> tuple[pd.
 def open_released(data_dir: Path, label: str, options: ThingsMegOptions) -> Study:
     """Open the epochs that the authors preprocessed as a study."""
     if options.kinds is not None:
-        raise InputError(
+        raise MissingChannels(
             "option kinds",
             expected="null for released epochs, which hold MEG alone",
             found=", ".join(options.kinds),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, MissingChannels
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.workflows.job import Job
@@ -68,12 +68,12 @@ def find_other_channels(
     -------
     found : list of OtherChannels
     missing : dict of control to str
-        Why there are none.
+        Why there are none: not recorded, or what is wrong with them.
 
     Raises
     ------
     InputError
-        If types were named and one of them was not recorded, or the dataset reads no other channels.
+        If types were named and one of them was not recorded or cannot be read, or the dataset reads no other channels.
     """
     kinds: Sequence[str] = BY_DEFAULT if wanted == "auto" else () if wanted == "none" else wanted
     named = wanted not in ("auto", "none")
@@ -82,43 +82,54 @@ def find_other_channels(
     for kind in kinds:
         by_control.setdefault(CONTROL_OF[kind], []).append(kind)
     for control, of_control in by_control.items():
-        opened = None
-        if "kinds" not in type(job.dataset).options_class.model_fields:
-            missing[control] = f"{job.dataset.card.name} reads no other channels"
+        try:
+            study = _open_recorded(job, options, of_control, like, named)
+        except MissingChannels as error:
+            if named:
+                raise InputError("`controls_from`", expected=error.expected, found=error.found) from error
+            missing[control] = f"no {error.expected}"
+        except InputError as error:
+            if named:
+                raise
+            missing[control] = str(error)
         else:
-            recorded = []
-            for kind in of_control:
-                study = _open(job, {**options, "kinds": [kind]})
-                if isinstance(study, Study):
-                    recorded.append(kind)
-                    opened = study
-                elif named:
-                    raise InputError(
-                        "`controls_from`", expected=f"channels of type {kind} in every run", found=study
-                    )
-            if not recorded:
-                missing[control] = f"no channels of type {', '.join(of_control)} in every run"
-            elif len(recorded) > 1:
-                both = _open(job, {**options, "kinds": recorded})
-                opened = both if isinstance(both, Study) else None
-                if not isinstance(both, Study):
-                    missing[control] = both
-        if opened is not None and not same_trials(opened, like):
-            missing[control] = "their trials are not those of the sensors (annotations of single channels)"
-        elif opened is not None:
-            found.append(OtherChannels(control, opened))
-        if named and control in missing:
-            raise InputError(
-                "`controls_from`", expected="channels that go with the trials", found=missing[control]
-            )
+            found.append(OtherChannels(control, study))
     return found, missing
 
 
-def _open(job: Job, options: Mapping[str, Any]) -> Study | str:
-    try:
-        return job.dataset.open(job.data_dir, job.subject, job.work_dir, **options)
-    except InputError as error:
-        return error.found
+def _open_recorded(
+    job: Job, options: Mapping[str, Any], kinds: Sequence[str], like: Study, named: bool
+) -> Study:
+    """Open the channels of those types that every run has; `MissingChannels` where none is left, or one that was named."""
+    name, fields = job.dataset.card.name, type(job.dataset).options_class.model_fields
+    if "kinds" not in fields:
+        raise MissingChannels("option kinds", expected=f"other channels in {name}", found="sensors alone")
+    study, recorded = None, list[str]()
+    for kind in kinds:
+        try:
+            study = _open(job, options, [kind])
+            recorded.append(kind)
+        except MissingChannels as error:
+            if named:
+                expected = f"channels of type {kind} in every run"
+                raise MissingChannels(error.where, expected=expected, found=error.found) from error
+    if study is None:
+        expected = f"channels of type {', '.join(kinds)} in every run"
+        raise MissingChannels(name, expected=expected, found="none")
+    if len(recorded) > 1:
+        study = _open(job, options, recorded)
+    if not same_trials(study, like):
+        raise InputError(
+            f"channels of type {', '.join(recorded)}",
+            expected=f"the {len(like.trials)} trials of the sensors",
+            found=f"{len(study.trials)} that are not the same",
+            hint="annotations of single channels leave out trials; controls_from: none goes without",
+        )
+    return study
+
+
+def _open(job: Job, options: Mapping[str, Any], kinds: Sequence[str]) -> Study:
+    return job.dataset.open(job.data_dir, job.subject, job.work_dir, **{**options, "kinds": list(kinds)})
 
 
 def same_trials(one: Study, other: Study) -> bool:
