@@ -91,6 +91,11 @@ def test_epochs_come_first_unless_recordings_are_asked_for(tmp_path):
         THINGS_EEG2.open(tmp_path, "01", tmp_path / "work", files="raw")
     write_raw(tmp_path)
     assert THINGS_EEG2.open(tmp_path, "01", tmp_path / "work").signal is None
+    for option in ({"phase": "causal"}, {"tmax": 0.4}, {"sessions": ["01"]}):
+        with pytest.raises(InputError, match=rf"option {next(iter(option))}: .* preprocessed before; found"):
+            THINGS_EEG2.open(tmp_path, "01", tmp_path / "work", **option)
+    with pytest.raises(InputError, match="option sessions: expected some of 01, 02; found none"):
+        THINGS_EEG2.open(tmp_path, "01", tmp_path / "work", files="raw", sessions=[])
     assert {line.status for line in THINGS_EEG2.check(tmp_path)} == {"ok"}
     assert len(THINGS_EEG2.check(tmp_path)) == 5
     for path in tmp_path.glob("preprocessed_data/sub-01/*"):

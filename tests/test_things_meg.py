@@ -253,7 +253,12 @@ def test_raw_recordings_come_before_epochs_unless_these_are_asked_for(tmp_path):
         open_study(tmp_path, tmp_path / "work", files="epochs")
     write_things_epochs(tmp_path)
     assert open_study(tmp_path, tmp_path / "work").unit == "tesla"
-    assert open_study(tmp_path, tmp_path / "work", files="epochs").unit == "z-score"
+    assert THINGS_MEG.open(tmp_path, "P1", tmp_path / "work", files="epochs").unit == "z-score"
+    for option in ({"phase": "causal"}, {"sfreq": 60}):
+        with pytest.raises(InputError, match=rf"option {next(iter(option))}: .* preprocessed before; found"):
+            THINGS_MEG.open(tmp_path, "P1", tmp_path / "work", files="epochs", **option)
+    with pytest.raises(InputError, match=r"option sessions: expected some of 01.*; found none"):
+        open_study(tmp_path, tmp_path / "work", files="raw", sessions=[])
     assert {line.status for line in THINGS_MEG.check(tmp_path)} == {"ok"}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.datasets.lab_files import one_line
 
@@ -16,8 +18,24 @@ if TYPE_CHECKING:
     import mne
 
 
+OF_RECORDINGS = ("tmin", "tmax", "highpass", "lowpass", "notch", "sfreq", "phase")
+"""Options of continuous recordings, which released epochs cannot follow."""
+
 PROBES = 32
 """Epochs that are read when files are opened, evenly spaced with the last: one that ends early shows there."""
+
+
+def refuse_recording_options(options: Config, names: Sequence[str]) -> None:
+    """Raise where an option of continuous recordings was changed and released epochs are read: nothing filters or cuts these again."""
+    for name in names:
+        value, default = getattr(options, name), type(options).model_fields[name].default
+        if value != default:
+            raise InputError(
+                f"option {name}",
+                expected=f"{default}, the default, with epochs that were preprocessed before",
+                found=str(value),
+                hint="option files=raw reads continuous recordings",
+            )
 
 
 def open_epochs(path: Path) -> mne.BaseEpochs:

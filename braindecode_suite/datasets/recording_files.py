@@ -127,6 +127,8 @@ def find_recordings(
         for session in sessions:
             check_option("sessions", session, known)
         found = [one for one in found if one.session in set(sessions)]
+        if not found:
+            raise InputError("option sessions", expected=f"some of {', '.join(sorted(known))}", found="none")
     for one in found:
         check_inside(data_dir, one.path)
     return sorted(found, key=lambda one: (_natural(one.session), one.task, _natural(one.run), one.path.name))

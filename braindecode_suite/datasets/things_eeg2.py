@@ -24,6 +24,7 @@ from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.bids_meg import BidsMegOptions, flag
+from braindecode_suite.datasets.epoch_files import OF_RECORDINGS, refuse_recording_options
 from braindecode_suite.datasets.image_files import find_images, match_images
 from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats
 from braindecode_suite.datasets.pickled_arrays import read_arrays
@@ -155,6 +156,7 @@ class ThingsEEG2:
         check_option("subject", label, labels)
         if _source(data_dir, label, chosen.files) == "raw":
             return _open_recordings(data_dir, label, work_dir, chosen)
+        refuse_recording_options(chosen, ("sessions", *OF_RECORDINGS))
         parts, names, times, warnings = open_epochs(data_dir, label)
         trials = make_trials(data_dir, parts)
         stimuli, missing = _open_images(data_dir, trials, chosen)

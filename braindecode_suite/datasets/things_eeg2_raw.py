@@ -170,6 +170,8 @@ def open_raw(
         check_option("sessions", wanted, known)
     if options.sessions is not None:
         found = {key: path for key, path in found.items() if key[1] in options.sessions}
+        if not found:
+            raise InputError("option sessions", expected=f"some of {', '.join(sorted(known))}", found="none")
     runs: list[Run] = []
     recordings, tables, rates = [], [], []
     for (_, session, part), path in found.items():

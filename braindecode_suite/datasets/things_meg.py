@@ -32,7 +32,12 @@ from braindecode_suite.datasets.bids_meg import (
     unit_of,
     with_segments,
 )
-from braindecode_suite.datasets.epoch_files import EpochFileRows, open_epochs
+from braindecode_suite.datasets.epoch_files import (
+    OF_RECORDINGS,
+    EpochFileRows,
+    open_epochs,
+    refuse_recording_options,
+)
 from braindecode_suite.datasets.image_files import ImageFiles, find_images, match_images
 from braindecode_suite.datasets.lab_files import check_inside, count_repeats, read_table
 from braindecode_suite.datasets.meg_runs import EpochRows, Run, Windows, common_rate
@@ -400,6 +405,7 @@ def open_released(data_dir: Path, label: str, options: ThingsMegOptions) -> Stud
             expected="null for released epochs, which hold MEG alone",
             found=", ".join(options.kinds),
         )
+    refuse_recording_options(options, OF_RECORDINGS)
     path = check_inside(data_dir, _epochs(data_dir, label)[0])
     epochs = open_epochs(path)
     trials, warnings = _trials_of(data_dir, label, path, epochs)
