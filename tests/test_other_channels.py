@@ -170,7 +170,7 @@ def test_types_that_some_run_lacks_are_left_out_unless_they_were_named(
 ) -> None:
     monkeypatch.setattr(other_channels, "BY_DEFAULT", ("eog", "eyegaze"))
     (eye,), missing = find_other_channels(JOB, {}, "auto", LIKE)  # type: ignore[arg-type]
-    assert (eye.control, eye.study.kinds, missing) == ("eye", ["eog"], {})
+    assert (eye.control, vars(eye.study)["kinds"], missing) == ("eye", ["eog"], {})
     monkeypatch.setattr(other_channels, "BY_DEFAULT", ("eyegaze",))
     _, missing = find_other_channels(JOB, {}, "auto", LIKE)  # type: ignore[arg-type]
     assert missing == {"eye": "no channels of type eyegaze in every run"}

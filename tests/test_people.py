@@ -14,7 +14,8 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.learning.synthetic import make_latents, make_sensor_study
 from braindecode_suite.workflows.fitting import prepare_sensors
-from braindecode_suite.workflows.people import alone, groups, left_out, only_first_tested
+from braindecode_suite.workflows.people import alone, groups, left_out, near_duplicates, only_first_tested
+from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 
 LATENTS = make_latents(60, 1, 6)
@@ -133,3 +134,12 @@ def test_people_of_voxels_are_refused(split: Split) -> None:
     one = replace(split.studies[0], space=UnitSpace(5))
     with pytest.raises(InputError, match="expected recordings of sensors"):
         prepare_sensors(one, split.train[0], split.test[0], RECIPE)
+
+
+def test_images_that_look_alike_are_left_out_only_where_they_were_looked_for(split: Split) -> None:
+    settings = Settings(subject="01", split="any", near_duplicates=frozenset({"3"}))
+    fewer = replace(split, train=(split.train[0][:10], *split.train[1:]))
+    assert near_duplicates(fewer, split, settings) == {"3"}
+    fewer = alone(fewer)
+    assert split.keys("train", "stimulus") > fewer.keys("train", "stimulus")
+    assert near_duplicates(split, fewer, settings) == frozenset()

@@ -18,6 +18,7 @@ from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.results import model_dir, result_path
 from braindecode_suite.workflows.sensor_occlusion import spread_sensors
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+from tests.eeg2_files import write_eeg2
 
 TOP1 = "retrieval_brain_to_image_top1"
 SMALL = [
@@ -283,6 +284,18 @@ def test_jitters_of_recordings_are_refused(tmp_path: Path, capsys: pytest.Captur
     ]
     assert main(["run", *arguments, "--set", "jitters=[30]"]) == 2
     assert "`jitters`: expected none for recorded data" in capsys.readouterr().err
+
+
+def test_live_decoding_of_epochs_that_cannot_be_filtered_causally_is_refused_before_anything_is_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_eeg2(tmp_path / "data")
+    where = ["participant", "--participant-label", "01", "--data-dir", str(tmp_path / "data")]
+    assert main(["run", "things-eeg2", str(tmp_path / "out"), *where, "--set", "live=true"]) == 2
+    assert (
+        "`live`: expected continuous recordings, which can be filtered forwards only; found epochs of things-eeg2"
+        in capsys.readouterr().err
+    )
 
 
 def test_sensors_that_are_masked_lie_apart_and_have_places() -> None:

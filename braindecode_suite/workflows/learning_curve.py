@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from braindecode_suite.core.shares import Portion
+from braindecode_suite.core.shares import Portion, naming_share, portions
+from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.bootstrap import Interval, bootstrap_mean
 from braindecode_suite.metrics.learning_curve import REACH, LearningCurve, learning_curve
 from braindecode_suite.metrics.retrieval import chance_top_k
+from braindecode_suite.workflows.decoding import Decoded, Decoding
+from braindecode_suite.workflows.fitting import Prepared
+from braindecode_suite.workflows.oracle import Ceilings
+from braindecode_suite.workflows.steps import Steps
 
 METRIC = "retrieval_brain_to_image_top1"
 DRAWN_AT = 25
@@ -22,6 +29,41 @@ NOTES = (
     "conditional on these models.",
     f"The line is drawn to {REACH:g} times the data either way, and not beyond.",
 )
+
+
+def prepare_portions(
+    decoding: Decoding, study: Study, split: Split, shares: Sequence[float]
+) -> list[tuple[Portion, Prepared]]:
+    """Prepare shares of the training images before anything is fitted: one that cannot be had ends the run at once."""
+    found = []
+    for portion in portions(split, shares, seed=decoding.job.seed):
+        with naming_share(portion.share):
+            found.append((portion, decoding.prepare(study, portion.split)))
+    return found
+
+
+def score_portions(
+    steps: Steps, decoding: Decoding, decoded: Decoded, some: Sequence[tuple[Portion, Prepared]]
+) -> dict[str, Any]:
+    """Add the scores of fits to shares of the training images; return what `curve_facts` does, with lines through them."""
+    gallery, settings, config = decoded.true["test"], decoded.settings, decoding.config
+    oracle = Ceilings(retrieval=settings.ceilings)  # the same however much is trained on
+    values: dict[str, list[np.ndarray]] = {config.encoder: [], config.baseline: []}
+    for portion, prepared in some:
+        where = f" ({portion.trials} training trials)"
+        # images that look like a training image of the whole, so that the same are left out at every share
+        similar = settings.near_duplicates
+        scored = decoding.brief(steps, prepared, decoded.targets, where, similar, oracle)
+        decoded.results.scores += [replace(score, split=named(portion)) for score in scored.scores]
+        for model, found in values.items():
+            found.append(hits(scored.rows, model, gallery.ids))
+    return curve_facts(
+        [portion for portion, _ in some],
+        {model: np.stack(found) for model, found in values.items()},
+        settings.units,
+        over=settings.unit,
+        seed=decoding.job.seed,
+    )
 
 
 def named(portion: Portion) -> str:

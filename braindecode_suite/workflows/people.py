@@ -11,14 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from braindecode_suite.core.checks import check_match
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.latents import Target
 from braindecode_suite.core.minutes import restrict
 from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.bootstrap import paired_difference
+from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
 from braindecode_suite.workflows.fitting import Prepared, prepare_sensors
+from braindecode_suite.workflows.job import Job
+from braindecode_suite.workflows.learning_curve import hits
+from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+from braindecode_suite.workflows.steps import Steps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +74,93 @@ class Group:
                 and any(step.get("scope") == "heldout-block" for step in study.recipe.describe())
             ],
         }
+
+
+def find_others(config: MegWorkflowConfig, job: Job) -> list[str]:
+    """Return the labels of the other people who train, before anything is fitted; unknown ones are refused."""
+    labels = [label for label in config.people if label != job.subject]
+    known = job.dataset.subjects(job.data_dir)
+    missing = [label for label in labels if label not in known]
+    if missing or (config.people and not labels):
+        raise InputError(
+            "`people`",
+            expected=f"labels of others among {', '.join(k for k in known if k != job.subject)}",
+            found=", ".join(missing) or f"sub-{job.subject} alone",
+        )
+    for name in (config.encoder, config.baseline):
+        if 0 in config.calibration_minutes and not several_people(name):
+            raise InputError(
+                "`calibration_minutes`",
+                expected=f"amounts above 0 with {name!r}, which takes no people that it was not fitted to",
+                found="0",
+            )
+    return labels
+
+
+def open_groups(
+    decoding: Decoding,
+    config: MegWorkflowConfig,
+    study: Study,
+    split: Split,
+    target: Target,
+    labels: Sequence[str],
+) -> list[Group]:
+    """Open the others and prepare everybody before anything is fitted: what cannot be had ends the run at once.
+
+    Parameters
+    ----------
+    decoding, config
+        Of the subject.
+    study, split
+        The subject's own, of the headline.
+    target : Target
+        Of retrieval.
+    labels : sequence of str
+        The others.
+    """
+    others = [open_study(replace(decoding.job, subject=label), config.dataset_options) for label in labels]
+    together = decoding.split(study, decoding.protocol, target, others)
+    check_match(
+        "`people`",
+        {"test images of the subject": sorted(split.keys("test", "stimulus"))},
+        {"test images of the subject": sorted(alone(together).keys("test", "stimulus"))},
+    )
+    return groups(together, config.calibration_minutes, config.sensors)
+
+
+def score_groups(
+    steps: Steps, decoding: Decoding, decoded: Decoded, found: Sequence[Group]
+) -> list[dict[str, Any]]:
+    """Score fits to several people's trials on the subject's test trials; return who trained, and what models had to say."""
+    config, settings = decoding.config, decoded.settings
+    facts: list[dict[str, Any]] = []
+    hit: list[dict[str, np.ndarray]] = []
+    for group in found:
+        scored = decoding.brief(
+            steps,
+            group.prepared,
+            decoded.targets,
+            f" ({group.title})",
+            near_duplicates(group.prepared.split, decoded.prepared.split, settings),
+            Ceilings(retrieval=settings.ceilings),
+            changes=several_people(config.encoder) if group.pooled else None,
+            baseline_changes=several_people(config.baseline) if group.pooled else None,
+        )
+        decoded.results.scores += [replace(score, split=group.split) for score in scored.scores]
+        models = (config.encoder, config.baseline)
+        hit.append({model: hits(scored.rows, model, decoded.true["test"].ids) for model in models})
+        gain = {m: gained(hit[-1][m], hit[0][m], settings) for m in models} if group.pooled else {}
+        facts.append({**group.facts(), "gain": gain, "warnings": scored.warnings})
+    return facts
+
+
+def near_duplicates(split: Split, headline: Split, settings: Settings) -> frozenset[str]:
+    """Return the test images that look like a training image of the headline; none, and so no score without them, where others saw more.
+
+    What looks like one of the images that only others saw was not looked for.
+    """
+    more = split.keys("train", "stimulus") - headline.keys("train", "stimulus")
+    return frozenset() if more else settings.near_duplicates
 
 
 def several_people(name: str) -> dict[str, Any]:
