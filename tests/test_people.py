@@ -14,7 +14,15 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.learning.synthetic import make_latents, make_sensor_study
 from braindecode_suite.workflows.fitting import prepare_sensors
-from braindecode_suite.workflows.people import alone, groups, left_out, near_duplicates, only_first_tested
+from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.people import (
+    alone,
+    check_sensors,
+    groups,
+    left_out,
+    near_duplicates,
+    only_first_tested,
+)
 from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 
@@ -22,10 +30,10 @@ LATENTS = make_latents(60, 1, 6)
 RECIPE = SensorRecipe(order=("scale", "clip"))
 
 
-def study(subject: str) -> Study:
+def study(subject: str, n_sensors: int = 5) -> Study:
     """60 images twice; runs of 10 trials and one minute, a session for each time."""
     made = make_sensor_study(
-        LATENTS, subject=subject, seed=int(subject), n_sensors=5, n_times=16, n_repeats=2, n_missing=0
+        LATENTS, subject=subject, seed=int(subject), n_sensors=n_sensors, n_times=16, n_repeats=2, n_missing=0
     )
     n = len(made.trials)
     table = made.trials.copy()
@@ -143,3 +151,14 @@ def test_images_that_look_alike_are_left_out_only_where_they_were_looked_for(spl
     fewer = alone(fewer)
     assert split.keys("train", "stimulus") > fewer.keys("train", "stimulus")
     assert near_duplicates(split, fewer, settings) == frozenset()
+
+
+def test_people_with_other_sensors_are_refused_where_one_map_is_shared() -> None:
+    config, first = MegWorkflowConfig(), study("01")
+    check_sensors(config, first, [study("02")])
+    with pytest.raises(
+        InputError,
+        match="the sensors and times of sub-01, as 'ridge' has one map for all; found others of sub-02",
+    ):
+        check_sensors(config, first, [study("02", n_sensors=4)])
+    check_sensors(config.model_copy(update={"baseline": "meg-module"}), first, [study("02", n_sensors=4)])

@@ -119,6 +119,7 @@ def open_groups(
         The others.
     """
     others = [open_study(replace(decoding.job, subject=label), config.dataset_options) for label in labels]
+    check_sensors(config, study, others)
     together = decoding.split(study, decoding.protocol, target, others)
     check_match(
         "`people`",
@@ -126,6 +127,19 @@ def open_groups(
         {"test images of the subject": sorted(alone(together).keys("test", "stimulus"))},
     )
     return groups(together, config.calibration_minutes, config.sensors)
+
+
+def check_sensors(config: MegWorkflowConfig, study: Study, others: Sequence[Study]) -> None:
+    """Raise, before anything is fitted, where one map is to be shared among people whose sensors or times differ."""
+    for name in (config.encoder, config.baseline):
+        for other in others if "people" in several_people(name) else ():
+            if other.space.describe() != study.space.describe():
+                raise InputError(
+                    "`people`",
+                    expected=f"the sensors and times of sub-{study.subject}, as {name!r} has one map for all",
+                    found=f"others of sub-{other.subject}",
+                    hint="options drop and kinds of the dataset choose channels",
+                )
 
 
 def score_groups(
