@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.people import (
     alone,
     check_sensors,
+    find_others,
     groups,
     left_out,
     near_duplicates,
@@ -162,3 +165,10 @@ def test_people_with_other_sensors_are_refused_where_one_map_is_shared() -> None
     ):
         check_sensors(config, first, [study("02", n_sensors=4)])
     check_sensors(config.model_copy(update={"baseline": "meg-module"}), first, [study("02", n_sensors=4)])
+
+
+def test_a_dataset_of_one_person_has_nobody_to_train_with() -> None:
+    job = SimpleNamespace(subject="01", data_dir=Path(), dataset=SimpleNamespace(subjects=lambda _: ["01"]))
+    config = SimpleNamespace(people=("02",), calibration_minutes=(), encoder="meg-module", baseline="ridge")
+    with pytest.raises(InputError, match="expected none, in a dataset of one person; found 02"):
+        find_others(config, job)  # type: ignore[arg-type]

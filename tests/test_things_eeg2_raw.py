@@ -117,6 +117,8 @@ def test_epochs_come_first_unless_recordings_are_asked_for(tmp_path):
             r"numbers of channels x samples; found shape \(2, 8, 500\)",
         ),
         ({"sfreq": 0.0}, "a sampling rate in Hz; found 0"),
+        ({"sfreq": "fast"}, "a sampling rate in Hz; found fast"),
+        ({"ch_names": 8}, "a list in 'ch_names'; found int"),
     ],
 )
 def test_recordings_that_make_no_sense_are_refused(tmp_path, changes, message):

@@ -95,6 +95,9 @@ def read_recording(data_dir: Path, path: Path) -> tuple[MappedRaw, list[str], ND
     if missing:
         raise InputError(path, expected=f"an entry {missing[0]!r}", found=", ".join(content) or "none")
     samples = content["raw_eeg_data"]
+    for key in ("ch_names", "ch_types"):
+        if not isinstance(content[key], list | np.ndarray):
+            raise InputError(path, expected=f"a list in {key!r}", found=type(content[key]).__name__)
     names, kinds = ([str(value) for value in content[key]] for key in ("ch_names", "ch_types"))
     if not isinstance(samples, np.ndarray) or samples.ndim != 2 or samples.dtype.kind not in "fi":
         found = f"shape {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
@@ -111,14 +114,14 @@ def read_recording(data_dir: Path, path: Path) -> tuple[MappedRaw, list[str], ND
             expected="electrodes and one channel of type 'stim'",
             found=f"{kinds.count('eeg')} and {kinds.count('stim')}",
         )
-    sfreq = float(content["sfreq"])
-    if not (np.isfinite(sfreq) and sfreq > 0):
-        raise InputError(path, expected="a sampling rate in Hz", found=f"{sfreq:g}")
+    sfreq = content["sfreq"]
+    if not (isinstance(sfreq, int | float | np.number) and np.isfinite(sfreq) and sfreq > 0):
+        raise InputError(path, expected="a sampling rate in Hz", found=str(sfreq))
     codes = np.asarray(samples[kinds.index("stim")], float)
     if not np.isfinite(codes).all() or (codes != np.round(codes)).any():
         raise InputError(path, expected="whole numbers in the stimulus channel", found="others")
     electrodes = [name for name, kind in zip(names, kinds, strict=True) if kind == "eeg"]
-    return MappedRaw(names, samples), electrodes, codes.astype(np.int64), sfreq
+    return MappedRaw(names, samples), electrodes, codes.astype(np.int64), float(sfreq)
 
 
 def find_events(

@@ -81,6 +81,10 @@ def find_others(config: MegWorkflowConfig, job: Job) -> list[str]:
     labels = [label for label in config.people if label != job.subject]
     known = job.dataset.subjects(job.data_dir)
     missing = [label for label in labels if label not in known]
+    if config.people and known == [job.subject]:
+        raise InputError(
+            "`people`", expected="none, in a dataset of one person", found=", ".join(config.people)
+        )
     if missing or (config.people and not labels):
         raise InputError(
             "`people`",
