@@ -253,7 +253,8 @@ def captioned(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captions") / "out"
     brief = ("jitters=[]", "live=false", "learning_curve=[]", "people=[]", "calibration_minutes=[]")
     brief += ("occlusion=false", "time={stride: 0.5, growing_every: 0, generalisation_every: 0}")
-    settings = [part for text in (*brief, "text_target=tiny-clip:text") for part in ("--set", text)]
+    brief += ("generator=tiny-kandinsky", "n_images=3", "published=false", "text_target=tiny-clip:text")
+    settings = [part for text in brief for part in ("--set", text)]
     data = next(out.rglob("work/simulated-meg"))
     assert run(folder, "--data-dir", str(data), *settings) == 0
     return folder
@@ -279,6 +280,7 @@ def test_images_are_retrieved_by_their_captions_and_by_both(captioned: Path, sco
     told = json.loads(result_path(captioned, "01", "meg", "facts.json").read_text())
     assert set(told["text_head"]["weights"]) == {"meg-module", "ridge"}
     assert any("have the captions of another" in note for note in told["notes"])
+    assert any("Among candidates the predicted caption chooses too" in note for note in told["notes"])
     assert "meg-module, image and text" in (captioned / "sub-01.html").read_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.metrics.retrieval import TrainingReference, ranks, similarity
 from braindecode_suite.workflows.fitting import Fitted
+from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
+from braindecode_suite.workflows.reconstruction import Drawing, _reranking
 from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.text_head import (
     WEIGHTS,
@@ -169,6 +172,32 @@ def test_a_model_that_learned_no_captions_retrieves_by_none() -> None:
     assert without.predicted_text is None
 
 
+def test_captions_choose_among_candidates_of_one_network_alone() -> None:
+    images = make_true("clip", 12, 1)
+    said = {part: latents(images[part].flat, list(images[part].ids), "clip:text") for part in images}
+    model = make_model(images, said, (50.0, 0.1))
+    pooled = SimpleNamespace(name="clip", network="net", kind="pooled", tokens=1, width=12)
+    text = SimpleNamespace(name="clip:text", network="net", kind="text", tokens=1, width=12)
+
+    class Known(Drawing):
+        def true(self, role: str, ids: np.ndarray) -> Latents:
+            return images["validation"].select(ids)
+
+    def weigh(chooser: SimpleNamespace, n_candidates: int = 2, **targets: SimpleNamespace) -> object:
+        config = MindEyeWorkflowConfig(n_candidates=n_candidates)
+        nothing: dict = {"generator": None, "stimuli": None, "train_ids": None, "ids": None, "seed": 0}
+        return _reranking(Known(chooser=chooser, targets=targets, config=config, **nothing), [model])  # type: ignore[arg-type]
+
+    assert weigh(pooled) is None
+    found = weigh(pooled, text=text)
+    assert isinstance(found, dict)
+    assert found["meg-module"] > 0.3  # the image says next to nothing
+    assert weigh(pooled, n_candidates=1, text=text) == "there is one candidate an image"
+    for change in ({"network": "other"}, {"kind": "tokens"}, {"width": 8}):
+        other = SimpleNamespace(**{**vars(pooled), **change})
+        assert "no image and text embedding of one network" in str(weigh(other, text=text))
+
+
 def test_images_without_captions_and_targets_of_images_are_refused() -> None:
     parts = {"train": np.array(["a", "b"]), "validation": np.array(["c", "d"]), "test": np.array(["e"])}
     texts = {stimulus_id: ["a cat"] for stimulus_id in "abcde"}
@@ -177,6 +206,8 @@ def test_images_without_captions_and_targets_of_images_are_refused() -> None:
         check_captions(Said({**texts, "d": []}), parts)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 2 validation images; found 1"):
         check_captions(Said(texts), {**parts, "validation": np.array(["c"])})  # type: ignore[arg-type]
-    check_text_target("tiny-clip:text")
+    check_text_target("tiny-clip:text", ["ridge", "meg-module"])
     with pytest.raises(InputError, match="expected a target of captions; found 'tiny-clip'"):
-        check_text_target("tiny-clip")
+        check_text_target("tiny-clip", ["ridge"])
+    with pytest.raises(InputError, match="encoders with a head for captions; found 'mindeye'"):
+        check_text_target("tiny-clip:text", ["ridge", "mindeye"])

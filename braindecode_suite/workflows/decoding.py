@@ -125,7 +125,7 @@ class Decoding:
         for protocol in (self.protocol, *config.second_protocols):
             PROTOCOLS.resolve(protocol)
         if config.text_target is not None:
-            check_text_target(config.text_target)
+            check_text_target(config.text_target, (config.encoder, config.baseline, *config.beside))
 
     @property
     def protocol(self) -> str:
@@ -704,6 +704,8 @@ class Decoding:
         sets, facts = reconstruct(steps, drawing, models, prepared.identity)
         for control, reason in facts["skipped"].items():
             steps.skip(f"draw {control}", reason)
+        if isinstance(facts.get("reranking"), str):
+            steps.skip("choose among candidates by captions too", facts["reranking"])
         truth, distractors = stimuli.images(list(ids)), matched(stimuli, ids)
         with steps.block("score reconstructions"):
             train = stimuli.images(list(prepared.stimulus_ids["train"][:MOST_TRAINING_IMAGES]))
@@ -862,6 +864,12 @@ class Decoding:
             notes += [
                 f"Control {control}: not made, {reason}." for control, reason in drawn["skipped"].items()
             ]
+            if isinstance(drawn.get("reranking"), dict):
+                weights = ", ".join(f"{name} {weight:.1f}" for name, weight in drawn["reranking"].items())
+                notes.append(
+                    f"Among candidates the predicted caption chooses too, weighted against the predicted image by validation images: {weights}. "
+                    "Controls without a brain choose by the image alone."
+                )
             notes += drawn["related"]
             if "generator" not in drawn["nearest_searched"]:
                 notes.append("The generator's own training images could not be searched for nearest-train.")

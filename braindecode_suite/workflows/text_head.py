@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.latents import ROLES, Latents
 from braindecode_suite.core.study import Stimuli
+from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import split_name
 from braindecode_suite.metrics.retrieval import TrainingReference, ranks, relative_rank, similarity
 from braindecode_suite.workflows.fitting import Fitted
@@ -53,8 +54,8 @@ class TextScores:
     ranks: dict[str, list[float]] = field(default_factory=dict)
 
 
-def check_text_target(name: str) -> None:
-    """Raise unless a target is one of captions."""
+def check_text_target(name: str, encoders: Sequence[str]) -> None:
+    """Raise unless a target is one of captions, and encoders have a head for it."""
     if split_name(name)[2] != "text":
         raise InputError(
             "`text_target`",
@@ -62,6 +63,14 @@ def check_text_target(name: str) -> None:
             found=repr(name),
             hint="e.g. tiny-clip:text or open-clip:ViT-L-14/openai:text",
         )
+    for encoder in encoders:
+        if "text" not in getattr(ENCODERS[encoder], "ROLES", ROLES):
+            raise InputError(
+                "`text_target`",
+                expected="encoders with a head for captions",
+                found=repr(encoder),
+                hint="e.g. encoder: brain-routing for voxels, meg-module for sensors",
+            )
 
 
 def check_captions(stimuli: Stimuli, parts: Mapping[str, np.ndarray]) -> None:
