@@ -210,6 +210,31 @@ def test_the_best_of_several_is_the_one_nearest_to_the_predicted_embedding(gener
     assert_array_equal(one.images, generator.generate(latents, SEEDS))
 
 
+def test_a_predicted_caption_weighs_in_the_choice_among_candidates(generator):
+    latents = conditions(generator)
+    red, cyan = (
+        Latents(np.tile(np.float32([[[value, 0.1]]]), (5, 1, 1)), latents["image"].ids, name, "predicted")
+        for value, name in ((2.0, "red"), (-0.7, "red:text"))
+    )
+
+    def choose(**text):
+        asked = {"n_candidates": 3, "chooser": RedTarget(), "predicted": red}
+        return generator.generate_best(latents, SEEDS, **asked, **text)
+
+    plain, other = choose(), choose(text=cyan, text_weight=1.0)
+    every = np.stack([generator.generate(latents, [candidate_seed(s, k) for s in SEEDS]) for k in range(3)])
+    assert_array_equal(other.chosen, every[..., 0].mean(axis=(2, 3)).argmin(axis=0))
+    both = choose(text=cyan, text_weight=0.3)
+    assert_allclose(both.similarities, 0.7 * plain.similarities + 0.3 * other.similarities, atol=1e-6)
+    assert_array_equal(choose(text=cyan).similarities, plain.similarities)
+    with pytest.raises(InputError, match="`text_weight`: expected between 0 and 1; found 2"):
+        choose(text=cyan, text_weight=2)
+    with pytest.raises(
+        InputError, match=r"`text`: expected predicted latents of shape \(5, 1, 2\); found true"
+    ):
+        choose(text=Latents(cyan.values, cyan.ids, "red:text", "true"), text_weight=0.5)
+
+
 def test_candidates_are_chosen_by_the_true_image_for_the_ceiling_alone(generator):
     latents = conditions(generator)
     ids = latents["image"].ids

@@ -65,7 +65,7 @@ def test_a_fitted_model_tells_what_it_makes_of_images_it_was_not_fitted_on(tmp_p
     fitted = fit_model(
         Steps(tmp_path, RunLog([]), {}),
         prepared,
-        {"retrieval": target},
+        {"retrieval": target, "text": TableTarget("said", make_latents(80, 1, 3))},
         name="ridge",
         config=encoder_config("ridge", "", {}),
         context=FitContext(work_dir=tmp_path),
@@ -73,10 +73,19 @@ def test_a_fitted_model_tells_what_it_makes_of_images_it_was_not_fitted_on(tmp_p
         seeded=False,
     )
     encoder = ENCODERS["ridge"].load(fitted.folder)
-    for part, found in (("train", fitted.train), ("validation", fitted.validation)):
-        expected = encoder.predict(prepared.cohort(part))["retrieval"].mean_by_stimulus()
+    for part, role, found in (
+        ("train", "retrieval", fitted.train),
+        ("validation", "retrieval", fitted.validation),
+        ("train", "text", fitted.train_text),
+        ("validation", "text", fitted.validation_text),
+    ):
+        assert found is not None
+        expected = encoder.predict(prepared.cohort(part))[role].mean_by_stimulus()
         assert sorted(found.ids) == list(prepared.stimulus_ids[part])
         np.testing.assert_allclose(found.values, expected.select(found.ids).values, atol=1e-5)
+    assert len(fitted.test["text"]) == len(fitted.test["retrieval"]) == len(test)
+    assert fitted.predicted_text is not None
+    assert fitted.predicted_text.model == "ridge, text"
     assert study.stimuli is not None
     true = {part: target.embed(study.stimuli, list(ids)) for part, ids in prepared.stimulus_ids.items()}
     settings = Settings(subject="01", split="synthetic", gallery_sizes=(5,), n_bootstrap=100)

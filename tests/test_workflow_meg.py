@@ -249,6 +249,58 @@ def test_the_figures_of_the_card_are_recomputed(out: Path, capsys: pytest.Captur
     assert "DIFFERENT" not in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def captioned(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captions") / "out"
+    brief = ("jitters=[]", "live=false", "learning_curve=[]", "people=[]", "calibration_minutes=[]")
+    brief += ("occlusion=false", "time={stride: 0.5, growing_every: 0, generalisation_every: 0}")
+    brief += ("generator=tiny-kandinsky", "generator_settings.steps=4", "n_images=2", "published=false")
+    brief += ("text_target=tiny-clip:text",)
+    settings = [part for text in brief for part in ("--set", text)]
+    data = next(out.rglob("work/simulated-meg"))
+    assert run(folder, "--data-dir", str(data), *settings) == 0
+    return folder
+
+
+def test_images_are_retrieved_by_their_captions_and_by_both(captioned: Path, scores: pd.DataFrame) -> None:
+    table = read_scores(result_path(captioned, "01", "meg", "scores.tsv"))
+    rows = table[table["time_start"].isna() & (table["metric"] == TOP1) & (table["versus"] == "")]
+    rows = rows[rows["scorer"] == "cosine-centred"]
+    targets = rows.groupby("model")["target"].unique().map(list)
+    image, text = targets["ridge"][0], targets["ridge, text"][0]
+    assert text != image
+    assert targets["ridge, image and text"] == targets["meg-module, image and text"] == [f"{image} + {text}"]
+    both = table[(table["model"] == "meg-module, image and text") & (table["metric"] == TOP1)]
+    assert {"ridge, image and text", "meg-module"} <= set(both["versus"])
+    # the ridge is a closed form: captions beside leave what it says of images as it was
+    before, after = (
+        one[(one["model"] == "ridge") & (one["metric"] == TOP1) & (one["level"] == "mean-prediction")]
+        for one in (scores[scores["time_start"].isna() & (scores["split"] == "as-given")], rows)
+    )
+    before = before[(before["scorer"] == "cosine-centred") & (before["control"] == "brain")]
+    assert before["value"].tolist() == after[after["control"] == "brain"]["value"].tolist()
+    told = json.loads(result_path(captioned, "01", "meg", "facts.json").read_text())
+    assert set(told["text_head"]["weights"]) == {"meg-module", "ridge"}
+    assert any("have the captions of another" in note for note in told["notes"])
+    assert any("Among candidates the predicted caption chooses too" in note for note in told["notes"])
+    assert "meg-module, image and text" in (captioned / "sub-01.html").read_text()
+
+
+def test_figures_of_captions_do_not_stand_on_the_card_and_those_of_images_are_recomputed(
+    captioned: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((model_dir(captioned, "01", "meg") / "config.json").read_text())
+    assert {figure["model"] for figure in config["figures"]} == {"meg-module", "ridge"}
+    data = next(out.rglob("work/simulated-meg"))
+    assert main(["verify", str(model_dir(captioned, "01", "meg")), "--data-dir", str(data)]) == 0
+    assert "DIFFERENT" not in capsys.readouterr().out
+
+
+def test_a_target_of_images_is_no_text_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--dry-run", "--set", "text_target=tiny-clip") == 2
+    assert "`text_target`: expected a target of captions; found 'tiny-clip'" in capsys.readouterr().err
+
+
 def test_the_plan_names_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--dry-run") == 0
     plan = capsys.readouterr().out

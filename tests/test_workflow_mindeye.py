@@ -279,3 +279,14 @@ def test_figures_of_an_encoder_that_routes_are_verified(
 def test_encoders_beside_that_make_no_sense_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(MindEyeWorkflowConfig, settings, "settings")
+
+
+def test_an_encoder_without_a_head_for_captions_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "simulated-nsd", str(tmp_path), "participant", "--participant-label", "01", "--dry-run"]
+    assert main([*words, "--set", "text_target=tiny-clip:text"]) == 2
+    assert (
+        "`text_target`: expected encoders with a head for captions; found 'mindeye'"
+        in capsys.readouterr().err
+    )

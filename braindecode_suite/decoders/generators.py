@@ -166,7 +166,7 @@ class BestOf:
     images : array of uint8 of shape (rows, height, width, 3)
     chosen : array of int of shape (rows,)
     similarities : array of shape (rows, candidates)
-        Cosine of each candidate's embedding with the predicted one.
+        Cosine of each candidate's embedding with the predicted one; with a predicted caption, the weighted mean of both cosines.
     """
 
     images: np.ndarray
@@ -284,6 +284,8 @@ class KandinskyGenerator:
         chooser: Target,
         predicted: Latents,
         ceiling: bool = False,
+        text: Latents | None = None,
+        text_weight: float = 0.0,
     ) -> BestOf:
         """Draw several candidates a row and keep the one nearest to the *predicted* embedding, not to the true image.
 
@@ -298,6 +300,10 @@ class KandinskyGenerator:
             What the brain says in the space of `chooser` (role ``retrieval``), one row an image.
         ceiling : bool
             Choose by true latents instead: only for the control ``true-latent``, the ceiling of the generator.
+        text : Latents, optional
+            What the brain says of the captions, in the space that the chooser's network shares between images and texts; candidates
+            are chosen by ``(1 - text_weight) * cos(candidate, predicted) + text_weight * cos(candidate, text)``.
+        text_weight : float
         """
         if predicted.kind != ("true" if ceiling else "predicted"):
             raise InputError(
@@ -317,6 +323,17 @@ class KandinskyGenerator:
                 found=f"{n_candidates}, and {len(predicted)} rows",
             )
         wanted = _unit(predicted.flat)
+        if text is not None:
+            if text.kind != predicted.kind or text.values.shape != predicted.values.shape:
+                raise InputError(
+                    "`text`",
+                    expected=f"{predicted.kind} latents of shape {predicted.values.shape}",
+                    found=f"{text.kind} latents of shape {text.values.shape}",
+                )
+            if not 0 <= text_weight <= 1:
+                raise InputError("`text_weight`", expected="between 0 and 1", found=f"{text_weight:g}")
+            # a dot product is linear, so that the sum of two cosines is one product
+            wanted = (1 - text_weight) * wanted + text_weight * _unit(text.flat)
         best: np.ndarray | None = None
         similarities = np.empty((len(seeds), n_candidates))
         for k in range(n_candidates):

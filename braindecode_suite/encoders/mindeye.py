@@ -67,6 +67,7 @@ class MindEyeEncoder:
 
     config_class: ClassVar[type[MindEyeConfig]] = MindEyeConfig
     PRESETS: ClassVar[tuple[str, ...]] = tuple(PRESETS)
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
 
     def __init__(self, config: MindEyeConfig, context: FitContext) -> None:
         self.config, self.context = config, context

@@ -46,6 +46,13 @@ from braindecode_suite.workflows.reconstruction_scoring import (
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.scoring import RetrievalScores, Settings, score_retrieval
 from braindecode_suite.workflows.steps import Arrays, Steps
+from braindecode_suite.workflows.text_head import (
+    check_captions,
+    check_text_target,
+    score_text,
+    text_facts,
+    tie_captions,
+)
 
 HEADLINE = "retrieval_brain_to_image_top1"
 FEWEST_VALIDATION_IMAGES = 2
@@ -117,6 +124,8 @@ class Decoding:
             ENCODERS.resolve(name)
         for protocol in (self.protocol, *config.second_protocols):
             PROTOCOLS.resolve(protocol)
+        if config.text_target is not None:
+            check_text_target(config.text_target, (config.encoder, config.baseline, *config.beside))
 
     @property
     def protocol(self) -> str:
@@ -150,6 +159,8 @@ class Decoding:
         if self.job.dataset.card.simulated:
             steps.append("oracle")
         steps.append("score retrieval")
+        if config.text_target is not None:
+            steps.append(f"score retrieval by captions ({config.text_target})")
         if config.n_relabellings:
             steps.append(f"refit {config.baseline} on {config.n_relabellings} relabellings")
         for protocol in self.second_protocols:
@@ -191,6 +202,8 @@ class Decoding:
             split = self.split(study, self.protocol, targets["retrieval"])
             prepared = self.prepare(study, split)
             amounts = self._first_minutes(study, split)
+            if "text" in targets:
+                check_captions(study.stimuli, prepared.stimulus_ids)
             if check is not None:
                 check(study, split, targets["retrieval"])
         card, similar = self._leakage(steps, study, split)
@@ -258,6 +271,8 @@ class Decoding:
             drawn,
         )
         results.facts["random_examples"] = [str(i) for i in self._examples(ids)]
+        if "text" in targets:
+            self._text(steps, prepared, targets["text"], models, true, settings, results)
         if amounts:
             results.facts["minutes"] = minutes_facts(
                 [split],
@@ -309,7 +324,12 @@ class Decoding:
                 else make_target(config.image_target, cache, weights=path("image"), device=job.device)
             )
             generator = open_generator(config, cache, job.device)
+            text = config.text_target and make_target(
+                config.text_target, cache, weights=path("text"), device=job.device
+            )
         targets: dict[str, Target] = {"retrieval": retrieval, "image": image}
+        if text:
+            targets["text"] = text
         if not isinstance(generator, str):
             if generator.inputs["image"] != image.name:
                 raise InputError(
@@ -621,6 +641,31 @@ class Decoding:
         found.warnings += [text for model in models for text in model.facts["warnings"]]
         return found
 
+    def _text(
+        self,
+        steps: Steps,
+        prepared: Prepared,
+        target: Target,
+        models: Sequence[Fitted],
+        images: Mapping[str, Latents],
+        settings: Settings,
+        results: SubjectResults,
+    ) -> None:
+        """Add what images are retrieved by their captions, alone and with the image, and how both were weighted."""
+        stimuli = prepared.cohort("train").stimuli
+        captions = self._true(steps, prepared, target)
+        captions["test"], tied = tie_captions(
+            captions["test"], [stimuli.captions(i) for i in captions["test"].ids]
+        )
+        with steps.block("score retrieval by captions"):
+            found = score_text(models, images, captions, settings)
+        results.scores += found.retrieval.scores
+        results.retrieval += found.retrieval.rows
+        results.similarity |= found.retrieval.similarity
+        facts = text_facts(found, target.name, tied, images)
+        results.facts["notes"] += facts.pop("notes")
+        results.facts["text_head"] = facts
+
     def _images_to_draw(self, gallery: Latents) -> np.ndarray:
         ids = np.asarray(gallery.ids)
         if not self.config.n_images or self.config.n_images >= len(ids):
@@ -659,6 +704,8 @@ class Decoding:
         sets, facts = reconstruct(steps, drawing, models, prepared.identity)
         for control, reason in facts["skipped"].items():
             steps.skip(f"draw {control}", reason)
+        if isinstance(facts.get("reranking"), str):
+            steps.skip("choose among candidates by captions too", facts["reranking"])
         truth, distractors = stimuli.images(list(ids)), matched(stimuli, ids)
         with steps.block("score reconstructions"):
             train = stimuli.images(list(prepared.stimulus_ids["train"][:MOST_TRAINING_IMAGES]))
@@ -817,6 +864,12 @@ class Decoding:
             notes += [
                 f"Control {control}: not made, {reason}." for control, reason in drawn["skipped"].items()
             ]
+            if isinstance(drawn.get("reranking"), dict):
+                weights = ", ".join(f"{name} {weight:.1f}" for name, weight in drawn["reranking"].items())
+                notes.append(
+                    f"Among candidates the predicted caption chooses too, weighted against the predicted image by validation images: {weights}. "
+                    "Controls without a brain choose by the image alone."
+                )
             notes += drawn["related"]
             if "generator" not in drawn["nearest_searched"]:
                 notes.append("The generator's own training images could not be searched for nearest-train.")

@@ -32,6 +32,8 @@ from braindecode_suite.workflows.scoring import Predicted
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.steps import Arrays, Steps
 
+RETRIEVED = frozenset({"retrieval", "text"})
+"""Roles whose predictions are ranked: single test trials are kept, and means of training and validation images."""
 HASHED_ROWS = 512
 """Rows read at a time to tell whether responses are still the same."""
 
@@ -91,9 +93,11 @@ class Fitted:
     control : str
         ``brain`` or ``shuffled-train``.
     test : dict of role to Latents
-        One row a test trial for ``retrieval``, one row a test image for the others.
+        One row a test trial for the roles that are `RETRIEVED`, one row a test image for the others.
     train, validation : Latents
         Role ``retrieval`` for the training and the validation images, averaged over trials.
+    train_text, validation_text : Latents, optional
+        Role ``text``, alike, of a model that was fitted to captions too.
     folder : Path
         Where the model is saved.
     facts : dict
@@ -109,6 +113,8 @@ class Fitted:
     train: Latents
     validation: Latents
     folder: Path
+    train_text: Latents | None = None
+    validation_text: Latents | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     routing: list[dict[str, Any]] = field(default_factory=list)
 
@@ -124,10 +130,24 @@ class Fitted:
             control=self.control,
         )
 
+    @property
+    def predicted_text(self) -> Predicted | None:
+        """What is scored as retrieval by captions, of a model that was fitted to them; its name says so."""
+        if self.train_text is None:
+            return None
+        return Predicted(
+            model=f"{self.name}, text",
+            seed=self.seed,
+            test=self.test["text"],
+            train=self.train_text,
+            validation=self.validation_text,
+            control=self.control,
+        )
+
     def means(self, role: str, ids: Sequence[str] | np.ndarray) -> Latents:
         """Return the mean prediction of test images, in the order of `ids`."""
         latents = self.test[role]
-        averaged = latents.mean_by_stimulus() if role == "retrieval" else latents
+        averaged = latents.mean_by_stimulus() if role in RETRIEVED else latents
         return averaged.select(np.asarray(ids, dtype=object))
 
 
@@ -286,10 +306,12 @@ def fit_model(
         test = _predict(encoder, prepared.cohort("test"), context.seed)
         arrays: Arrays = {}
         for part in ("train", "validation"):
-            seen = _predict(encoder, prepared.cohort(part), context.seed)["retrieval"].mean_by_stimulus()
-            arrays |= {f"{part}_retrieval": seen.values, f"{part}_ids": seen.ids.astype(np.str_)}
+            seen = _predict(encoder, prepared.cohort(part), context.seed)
+            for role in sorted(RETRIEVED & seen.keys()):
+                mean = seen[role].mean_by_stimulus()
+                arrays |= {f"{part}_{role}": mean.values, f"{part}_ids": mean.ids.astype(np.str_)}
         for role, latents in test.items():
-            kept = latents if role == "retrieval" else latents.mean_by_stimulus()
+            kept = latents if role in RETRIEVED else latents.mean_by_stimulus()
             arrays |= {f"test_{role}": kept.values, f"test_{role}_ids": kept.ids.astype(np.str_)}
         if hasattr(encoder, "routing_table"):
             table = encoder.routing_table(prepared.cohort("test"))
@@ -324,6 +346,10 @@ def fit_model(
         test={role: latents("test", role, f"test_{role}_ids") for role in names if f"test_{role}" in arrays},
         train=latents("train", "retrieval", "train_ids"),
         validation=latents("validation", "retrieval", "validation_ids"),
+        train_text=latents("train", "text", "train_ids") if "train_text" in arrays else None,
+        validation_text=latents("validation", "text", "validation_ids")
+        if "validation_text" in arrays
+        else None,
         folder=model_dir,
         facts=facts,
         routing=_rows({k.removeprefix("routing_"): v for k, v in arrays.items() if k.startswith("routing_")}),

@@ -39,11 +39,14 @@ class MindEyeWorkflowConfig(MinutesConfig):
         Changes to their first presets, by encoder.
     retrieval_target, image_target : str
         Names for `encoders.targets.make_target`; the second conditions the generator.
+    text_target : str or None
+        Target of captions, such as ``tiny-clip:text``: all models learn captions too, images are retrieved by their captions, and by image
+        and caption together. None for images alone.
     generator : str
         Empty for retrieval only.
     generator_settings : dict
     weights : dict
-        Local files or folders: ``retrieval``, ``image``, ``generator``, ``generator_clip``.
+        Local files or folders: ``retrieval``, ``image``, ``text``, ``generator``, ``generator_clip``.
     n_images : int
         Test images that are reconstructed, drawn at random with the seed; 0 for all.
     n_candidates : int
@@ -79,9 +82,10 @@ class MindEyeWorkflowConfig(MinutesConfig):
     beside_settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     retrieval_target: str = "tiny-clip"
     image_target: str = "tiny-clip"
+    text_target: str | None = None
     generator: str = "tiny-kandinsky"
     generator_settings: dict[str, Any] = Field(default_factory=dict)
-    weights: dict[Literal["retrieval", "image", "generator", "generator_clip"], str] = Field(
+    weights: dict[Literal["retrieval", "image", "text", "generator", "generator_clip"], str] = Field(
         default_factory=dict
     )
     n_images: NonNegativeInt = 200

@@ -80,7 +80,8 @@ def model_config(models: Sequence[Fitted], run: Mapping[str, Any], scores: Itera
             continue
         own = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
         merged = {**own, "models": {**merged.get("models", {}), **own["models"]}}
-    return {**merged, "run": dict(run), "figures": figures(scores, str(run["protocol"]))}
+    images = [score for score in scores if score.target == run["target_names"]["retrieval"]]
+    return {**merged, "run": dict(run), "figures": figures(images, str(run["protocol"]))}
 
 
 def model_card(

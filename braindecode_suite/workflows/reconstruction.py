@@ -17,11 +17,13 @@ from braindecode_suite.core.study import Stimuli
 from braindecode_suite.decoders.nearest import Nearest, NearestTrain, TrainingIndex, read_training_index
 from braindecode_suite.decoders.retrieval import CosineRetriever
 from braindecode_suite.decoders.seeds import image_seed
+from braindecode_suite.metrics.retrieval import cosine
 from braindecode_suite.workflows.controls import category_latents, derangement, null_latents
 from braindecode_suite.workflows.fitting import Fitted
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
 from braindecode_suite.workflows.reconstruction_scoring import ReconstructionSet, to_size
 from braindecode_suite.workflows.steps import Arrays, Steps
+from braindecode_suite.workflows.text_head import choose_weight
 
 INDEX = "training_index.safetensors"
 
@@ -61,8 +63,19 @@ class Drawing:
         """Return true latents of images, in the order of `ids`."""
         return self.targets[role].embed(self.stimuli, list(ids)).select(ids)
 
-    def best(self, latents: Mapping[str, Latents], wanted: Latents, *, ceiling: bool = False) -> np.ndarray:
-        """Draw candidates and keep those nearest to `wanted`, which no true test image has touched but for the ceiling."""
+    def best(
+        self,
+        latents: Mapping[str, Latents],
+        wanted: Latents,
+        *,
+        ceiling: bool = False,
+        said: tuple[Latents, float] | None = None,
+    ) -> np.ndarray:
+        """Draw candidates and keep those nearest to `wanted`, which no true test image has touched but for the ceiling.
+
+        With `said`, predicted captions and their weight, nearest to both.
+        """
+        text, weight = said or (None, 0.0)
         return np.asarray(
             self.generator.generate_best(
                 latents,
@@ -71,6 +84,8 @@ class Drawing:
                 chooser=self.chooser,
                 predicted=wanted,
                 ceiling=ceiling,
+                text=text,
+                text_weight=weight,
             ).images
         )
 
@@ -122,7 +137,8 @@ def reconstruct(
     sets : list of ReconstructionSet
         The deep model's final images first.
     facts : dict
-        ``skipped``: controls that could not be made, with the reason; ``nearest_searched``: which training images.
+        ``skipped``: controls that could not be made, with the reason; ``nearest_searched``: which training images; of models that learned
+        captions ``reranking``: their weight in the choice among candidates by model, or why they have none.
     """
     sets: list[ReconstructionSet] = []
     facts: dict[str, Any] = {"skipped": {}, "nearest_searched": ["study"]}
@@ -135,21 +151,33 @@ def reconstruct(
     }
 
     def drawn(
-        name: str, latents: Mapping[str, Latents], wanted: Latents, *, ceiling: bool = False
+        name: str,
+        latents: Mapping[str, Latents],
+        wanted: Latents,
+        *,
+        ceiling: bool = False,
+        said: tuple[Latents, float] | None = None,
     ) -> np.ndarray:
         content = [data_hash(np.asarray(part.values)) for part in [*latents.values(), wanted]]
+        by_text = {} if said is None else {"text": [data_hash(np.asarray(said[0].values)), said[1]]}
 
         def compute() -> tuple[Arrays, dict[str, Any]]:
-            return {"images": drawing.best(latents, wanted, ceiling=ceiling)}, {}
+            return {"images": drawing.best(latents, wanted, ceiling=ceiling, said=said)}, {}
 
-        return steps.arrays(f"draw {name}", {**common, "latents": content}, compute)[0]["images"]
+        return steps.arrays(f"draw {name}", {**common, "latents": content, **by_text}, compute)[0]["images"]
 
+    weights = _reranking(drawing, models)
+    if weights is not None:
+        facts["reranking"] = weights
     for fitted in models:
         latents: dict[str, Latents] = {
             role: fitted.means(role, drawing.ids) for role in ("image", "init") if role in fitted.test
         }
         name = fitted.name if fitted.control == "brain" else fitted.control
-        images = drawn(name, latents, fitted.means("retrieval", drawing.ids))
+        said = (
+            (fitted.means("text", drawing.ids), weights[fitted.name]) if isinstance(weights, dict) else None
+        )
+        images = drawn(name, latents, fitted.means("retrieval", drawing.ids), said=said)
         sets.append(_made(fitted, images, "final"))
         if "init" in latents:
             sets.append(_made(fitted, drawing.generator.decode_init(latents["init"]), "low-level"))
@@ -173,6 +201,30 @@ def reconstruct(
         )
     )
     return sets, facts
+
+
+def _reranking(drawing: Drawing, models: Sequence[Fitted]) -> dict[str, float] | str | None:
+    """Return by model how much captions weigh in the choice among candidates, or why they cannot; None without captions.
+
+    The weight is the one by which predictions rank the validation images' own embeddings best, as they will rank candidates.
+    """
+    text, chooser = drawing.targets.get("text"), drawing.chooser
+    if text is None:
+        return None
+    if drawing.config.n_candidates < 2:
+        return "there is one candidate an image"
+    networks = [getattr(target, "network", "") for target in (text, chooser)]
+    if getattr(chooser, "kind", "") != "pooled" or networks[0] != networks[1] or text.width != chooser.width:
+        return f"{chooser.name} and {text.name} are no image and text embedding of one network"
+    weights: dict[str, float] = {}
+    for fitted in sorted(models, key=lambda fitted: fitted.control != "brain"):  # weights are of true pairs
+        if fitted.name not in weights:
+            ids, said = fitted.validation.ids, fitted.validation_text
+            assert said is not None
+            true = drawing.true("retrieval", ids).flat
+            pair = cosine(fitted.validation.flat, true), cosine(said.select(ids).flat, true)
+            weights[fitted.name], _ = choose_weight([pair[0]], [pair[1]])
+    return weights
 
 
 def _made(fitted: Fitted, images: np.ndarray, stage: str) -> ReconstructionSet:

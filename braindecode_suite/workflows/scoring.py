@@ -10,6 +10,7 @@ conditional on the gallery and the models; permutations move whole images with t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -146,23 +147,35 @@ def score_retrieval(
         found.missing.append(
             f"CSLS: it takes its hubs from validation images and needs at least {CSLS_NEIGHBOURS} of them; {n_hubs} were given"
         )
-    groups: dict[tuple[str, str], list[_Queries]] = {}
+    groups: dict[tuple[str, str], list[Queries]] = {}
     for predicted in models:
-        queries = _Queries(predicted, train_true, validation_true, gallery, scorers)
+        queries = Queries(predicted, train_true, validation_true, gallery, scorers)
         groups.setdefault((predicted.model, predicted.control), []).append(queries)
-    for seeds in groups.values():
-        _score_model(found, seeds, settings)
-    first = next(iter(groups.values()))
-    for other in list(groups.values())[1:]:
-        _compare(found, first, other, settings)
+    score_groups(found, list(groups.values()), settings)
     return found
 
 
 HEADLINE_ONLY = (HEADLINE_SCORER,)
 
 
-class _Queries:
-    """One model and seed against the gallery: similarity and values under every scorer."""
+def score_groups(found: RetrievalScores, groups: Sequence[Sequence[Queries]], settings: Settings) -> None:
+    """Add the scores of models, each a group of seeds, and paired differences of the first from all others."""
+    for seeds in groups:
+        _score_model(found, seeds, settings)
+    for other in groups[1:]:
+        compare(found, groups[0], other, settings)
+
+
+class Queries:
+    """One model and seed against the gallery: similarity and values under every scorer.
+
+    Parameters
+    ----------
+    predicted : Predicted
+    train_true, validation_true, gallery : Latents
+        See `score_retrieval`; validation images are for CSLS alone.
+    scorers : sequence of str
+    """
 
     def __init__(
         self,
@@ -173,7 +186,7 @@ class _Queries:
         scorers: Sequence[str],
     ) -> None:
         check_same_target(predicted.test, predicted.train, train_true, gallery)
-        self.predicted, self.gallery = predicted, gallery
+        self.predicted, self.gallery, self.target = predicted, gallery, gallery.target
         means = TrainingReference(predicted=predicted.train.flat, true=train_true.flat)
         references = dict.fromkeys(scorers, means)
         if "csls" in references:
@@ -194,6 +207,16 @@ class _Queries:
         self.single_truth = np.array([column[i] for i in predicted.test.ids], int)
         self.n_repeats = len(predicted.test) / len(gallery)
 
+    def fused(self, other: Queries, weight: float, model: str) -> Queries:
+        """Return queries by ``(1 - weight) * own + weight * other`` centred similarity, of the same trials and images, as `model`."""
+        mixed = copy(self)
+        mixed.predicted = replace(self.predicted, model=model)
+        mixed.target, mixed.scorers = f"{self.target} + {other.target}", HEADLINE_ONLY
+        own, others = self.similarity[HEADLINE_SCORER], other.similarity[HEADLINE_SCORER]
+        mixed.similarity = {HEADLINE_SCORER: (1 - weight) * own + weight * others}
+        mixed.single = (1 - weight) * self.single + weight * other.single
+        return mixed
+
     @property
     def size(self) -> int:
         return len(self.gallery)
@@ -211,7 +234,7 @@ def _sizes(full: int, settings: Settings) -> list[int | None]:
     return [None, *(size for size in settings.gallery_sizes if size < full)]
 
 
-def _base(seeds: Sequence[_Queries], settings: Settings) -> Score:
+def _base(seeds: Sequence[Queries], settings: Settings) -> Score:
     one = seeds[0]
     return Score(
         subject=settings.subject,
@@ -226,7 +249,7 @@ def _base(seeds: Sequence[_Queries], settings: Settings) -> Score:
         control=one.predicted.control,
         scorer=HEADLINE_SCORER,
         model=one.predicted.model,
-        target=one.gallery.target,
+        target=one.target,
         seed=",".join(queries.predicted.seed for queries in seeds),
         split=settings.split,
     )
@@ -238,7 +261,7 @@ def _interval(values: np.ndarray, settings: Settings, keep: np.ndarray | None = 
     return {"value": found.value, "ci_low": found.low, "ci_high": found.high}
 
 
-def _score_model(found: RetrievalScores, seeds: Sequence[_Queries], settings: Settings) -> None:
+def _score_model(found: RetrievalScores, seeds: Sequence[Queries], settings: Settings) -> None:
     base = _base(seeds, settings)
     for queries in seeds:
         _keep(found, queries)
@@ -256,7 +279,7 @@ def _score_model(found: RetrievalScores, seeds: Sequence[_Queries], settings: Se
 
 def _score_gallery(
     found: RetrievalScores,
-    seeds: Sequence[_Queries],
+    seeds: Sequence[Queries],
     base: Score,
     direction: Direction,
     size: int | None,
@@ -297,10 +320,10 @@ def _score_gallery(
         found.scores.append(score)
 
 
-def _median_rank(seeds: Sequence[_Queries], base: Score, settings: Settings) -> Score:
+def _median_rank(seeds: Sequence[Queries], base: Score, settings: Settings) -> Score:
     size = seeds[0].size
 
-    def of(queries: _Queries) -> np.ndarray:
+    def of(queries: Queries) -> np.ndarray:
         return relative_rank(ranks(queries.similarity[HEADLINE_SCORER], queries.truth), size)
 
     interval = bootstrap_statistic(
@@ -333,7 +356,7 @@ def _median_rank(seeds: Sequence[_Queries], base: Score, settings: Settings) -> 
     )
 
 
-def _score_seeds(found: RetrievalScores, seeds: Sequence[_Queries], base: Score, settings: Settings) -> None:
+def _score_seeds(found: RetrievalScores, seeds: Sequence[Queries], base: Score, settings: Settings) -> None:
     """Add one row a seed, so that the spread of training shows."""
     if len(seeds) < 2:
         return
@@ -355,7 +378,7 @@ def _score_seeds(found: RetrievalScores, seeds: Sequence[_Queries], base: Score,
                 )
 
 
-def _score_single(found: RetrievalScores, seeds: Sequence[_Queries], base: Score, settings: Settings) -> None:
+def _score_single(found: RetrievalScores, seeds: Sequence[Queries], base: Score, settings: Settings) -> None:
     """Add level ``single``: every trial a query, whole images resampled and permuted."""
     one = seeds[0]
     if one.n_repeats <= 1:
@@ -395,7 +418,7 @@ def _score_single(found: RetrievalScores, seeds: Sequence[_Queries], base: Score
 
 
 def _score_without_duplicates(
-    found: RetrievalScores, seeds: Sequence[_Queries], base: Score, settings: Settings
+    found: RetrievalScores, seeds: Sequence[Queries], base: Score, settings: Settings
 ) -> None:
     """Add the headline without the queries whose image looks like a training image; the gallery stays."""
     one = seeds[0]
@@ -419,8 +442,8 @@ def _score_without_duplicates(
         )
 
 
-def _compare(
-    found: RetrievalScores, first: Sequence[_Queries], other: Sequence[_Queries], settings: Settings
+def compare(
+    found: RetrievalScores, first: Sequence[Queries], other: Sequence[Queries], settings: Settings
 ) -> None:
     """Add paired differences, first minus other, image by image."""
     base = _base(first, settings)
@@ -451,7 +474,7 @@ def _compare(
                 )
 
 
-def _keep(found: RetrievalScores, queries: _Queries) -> None:
+def _keep(found: RetrievalScores, queries: Queries) -> None:
     """Keep similarity matrices, ranks with the first five of every query, and how strong the hubs are."""
     predicted, ids = queries.predicted, queries.gallery.ids
     control = "" if predicted.control == "brain" else f"-{predicted.control}"
