@@ -224,6 +224,16 @@ def test_a_share_that_is_too_small_ends_the_run_before_anything_is_fitted(
     assert not list((tmp_path / "out").rglob("fit-*"))
 
 
+def test_preprocessing_begins_with_what_the_recordings_went_through(facts: dict) -> None:
+    assert [step["name"] for step in facts["recipe"]] == [
+        "filter",
+        "resample",
+        "robust-scale",
+        "baseline",
+        "clip",
+    ]
+
+
 def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
     page = (out / "sub-01.html").read_text()
     for text in (
@@ -235,7 +245,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "Maps of one time on the samples of another",
         "highest before onset",
         "What is early and what is late",
-        "the interval",
+        "Simulated: when the responses were made to peak",
         "What more data add",
         "Trained on several people, tested on this one",
         "their mean standardisation stands in",

@@ -38,7 +38,7 @@ from braindecode_suite.report.wording import (
 LEVEL_TITLES = {
     "single": "single trials",
     "mean-prediction": "predictions averaged over repeats",
-    "early": "colours and edges of the parts of the image",
+    "early": "colours and edges by place",
     "late": "category and kind of place",
 }
 
@@ -172,7 +172,7 @@ def peak_table(course: Mapping[str, Any]) -> Table:
             if "simulated" in peak:
                 known = True
                 where_it_is = "inside" if peak["inside"] else "outside"
-                simulated = f"{1000 * float(peak['simulated']):.0f} ms: {where_it_is} the interval"
+                simulated = f"{1000 * float(peak['simulated']):.0f} ms, {where_it_is}"
             rows.append(
                 [
                     LEVEL_TITLES[str(level["level"])],
@@ -190,7 +190,12 @@ def peak_table(course: Mapping[str, Any]) -> Table:
         headings=[*headings, "simulated"] if known else headings,
         rows=rows if known else [row[:-1] for row in rows],
         note=f"Chance {number(course['chance'])}. Not a peak: where the simultaneous band at the highest window reaches chance, or a window beyond the "
-        "range is higher. All times are from the picture's onset, windows named by their centres.",
+        "range is higher. All times are from the picture's onset, windows named by their centres."
+        + (
+            " Simulated: when the responses were made to peak, and whether the interval holds that."
+            if known
+            else ""
+        ),
     )
 
 

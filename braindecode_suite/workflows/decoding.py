@@ -883,11 +883,12 @@ class Decoding:
             drawing,
             config.model_dump(),
         )
+        filters = [] if study.signal is None else study.signal.describe()["steps"]
         return {
             "seeds": self.seeds,
             "study": numbers,
             "splits": splits,
-            "recipe": recipe.describe(),
+            "recipe": [*filters, *recipe.describe()],
             "models": described,
             "targets": {role: target.name for role, target in targets.items()},
             "generator": drawing,
