@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -50,3 +52,25 @@ class LeakageError(ValueError):
 
 class NonFiniteLoss(RuntimeError):
     """Training met NaN or infinity; the message holds the ids of the batch."""
+
+
+@contextmanager
+def about(what: str, hint: str) -> Iterator[None]:
+    """Say in the input errors of a block what they are about, and the way out where they know none.
+
+    Examples
+    --------
+    >>> with about("`minutes` 3", hint="give a larger amount"):
+    ...     raise InputError("train", expected="rows", found="none")
+    Traceback (most recent call last):
+    braindecode_suite.core.errors.InputError: `minutes` 3, train: expected rows; found none. Hint: give a larger amount
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{what}, {error.where}",
+            expected=error.expected,
+            found=error.found,
+            hint=error.hint or hint,
+        ) from error

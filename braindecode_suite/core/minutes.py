@@ -11,8 +11,8 @@ amounts are part of larger ones; test rows stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, about
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 
@@ -181,18 +181,9 @@ def first_minutes(splits: Sequence[Split], amounts: Sequence[float]) -> list[Amo
     return found
 
 
-@contextmanager
-def naming(minutes: float) -> Iterator[None]:
+def naming(minutes: float) -> AbstractContextManager[None]:
     """Say in the errors of a block which amount of data they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(
-            f"`minutes` {minutes:g}, {error.where}",
-            expected=error.expected,
-            found=error.found,
-            hint=error.hint or "give a larger amount",
-        ) from error
+    return about(f"`minutes` {minutes:g}", hint="give a larger amount")
 
 
 def _order(labels: pd.Series) -> NDArray[np.int64]:

@@ -6,13 +6,13 @@ are taken whole, with all their repeats and for all people who saw them. Smaller
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, about
 from braindecode_suite.core.split import Split
 
 
@@ -87,15 +87,6 @@ def _restricted(split: Split, ids: np.ndarray, share: float) -> Split:
     return replace(split, train=train, label=label, notes=(*split.notes, note))
 
 
-@contextmanager
-def naming_share(share: float) -> Iterator[None]:
+def naming_share(share: float) -> AbstractContextManager[None]:
     """Say in the errors of a block which share of the training images they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(
-            f"share {share:g} of the training images, {error.where}",
-            expected=error.expected,
-            found=error.found,
-            hint=error.hint or "give a larger share",
-        ) from error
+    return about(f"share {share:g} of the training images", hint="give a larger share")
