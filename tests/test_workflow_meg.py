@@ -262,10 +262,20 @@ def test_the_figures_of_the_card_are_recomputed(out: Path, capsys: pytest.Captur
 @pytest.fixture(scope="module")
 def captioned(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captions") / "out"
-    brief = ("jitters=[]", "live=false", "learning_curve=[]", "people=[]", "calibration_minutes=[]")
-    brief += ("occlusion=false", "time={stride: 0.5, growing_every: 0, generalisation_every: 0}")
-    brief += ("generator=tiny-kandinsky", "generator_settings.steps=4", "n_images=2", "published=false")
-    brief += ("text_target=tiny-clip:text",)
+    brief = (
+        "jitters=[]",
+        "live=false",
+        "learning_curve=[]",
+        "people=[]",
+        "calibration_minutes=[]",
+        "occlusion=false",
+        "time={stride: 0.5, growing_every: 0, generalisation_every: 0}",
+        "generator=tiny-kandinsky",
+        "generator_settings.steps=4",
+        "n_images=2",
+        "published=false",
+        "text_target=tiny-clip:text",
+    )
     settings = [part for text in brief for part in ("--set", text)]
     data = next(out.rglob("work/simulated-meg"))
     assert run(folder, "--data-dir", str(data), *settings) == 0

@@ -188,7 +188,7 @@ def test_captions_choose_among_candidates_of_one_network_alone() -> None:
     def weigh(chooser: SimpleNamespace, n_candidates: int = 2, **targets: SimpleNamespace) -> object:
         config = MindEyeWorkflowConfig(n_candidates=n_candidates)
         nothing: dict = {"generator": None, "stimuli": None, "train_ids": None, "ids": None, "seed": 0}
-        return _reranking(Known(chooser=chooser, targets=targets, config=config, **nothing), [model])  # type: ignore[arg-type]
+        return _reranking(Known(chooser=chooser, targets=targets, config=config, **nothing), [model])
 
     assert weigh(pooled) is None
     found = weigh(pooled, text=text)
