@@ -86,7 +86,7 @@ def test_the_whole_epoch_stands_in_the_headline_not_a_window(scores: pd.DataFram
     config = json.loads((model_dir(out, "01", "meg") / "config.json").read_text())
     assert {figure["model"] for figure in config["figures"]} == {"meg-module", "ridge"}
     assert config["run"]["workflow"] == "meg"
-    assert SensorRecipe(**config["run"]["sensors"]) == SensorRecipe()
+    assert SensorRecipe(**config["run"]["sensors"]).order == ("scale", "whiten", "baseline", "clip")
 
 
 def test_a_jitter_is_another_study_with_its_own_oracle(scores: pd.DataFrame, facts: dict) -> None:
@@ -229,6 +229,7 @@ def test_preprocessing_begins_with_what_the_recordings_went_through(facts: dict)
         "filter",
         "resample",
         "robust-scale",
+        "whiten",
         "baseline",
         "clip",
     ]

@@ -14,8 +14,7 @@ import pandas as pd
 
 from braindecode_suite.core.checks import check_option, check_shape
 from braindecode_suite.core.errors import InputError
-
-MOST_ROWS = 400
+from braindecode_suite.core.step_levels import MOST_ROWS, level_keys, level_places, level_rows, unfitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +58,10 @@ class RobustScale:
         rows : int array
             Training rows.
         """
-        keys = self._keys(trials)
-        levels = np.unique(keys if self.scope == "heldout-block" else keys[rows])
-        if not len(levels):
-            raise InputError("recipe step 'robust-scale'", expected="training rows", found="none")
+        keys = level_keys(trials, self.by)
+        groups = level_rows(keys, rows, self.scope, self.most_rows, self.name)
         centres, spreads = [], []
-        for level in levels:
-            inside = np.sort(rows[keys[rows] == level])
-            if not len(inside):
-                inside = np.flatnonzero(keys == level)
-            few = inside[np.unique(np.linspace(0, len(inside) - 1, self.most_rows).round().astype(int))]
+        for few in groups.values():
             block = np.asarray(responses[few], np.float32)
             check_shape("responses", block, "rows sensors times")
             quartiles = [_quartiles(block[:, sensor]) for sensor in range(block.shape[1])]
@@ -79,7 +72,7 @@ class RobustScale:
             self.by,
             self.scope,
             self.most_rows,
-            tuple(str(level) for level in levels),
+            tuple(groups),
             np.stack(centres),
             np.stack(spreads),
         )
@@ -94,19 +87,9 @@ class RobustScale:
     def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Return scaled `values` of shape (rows, sensors, times); `trials` are the same rows."""
         if self.centre is None or self.spread is None:
-            raise _unfitted(self.name)
+            raise unfitted(self.name)
         check_shape("values", values, "rows sensors times", sensors=self.centre.shape[1])
-        keys = self._keys(trials)
-        place = {level: k for k, level in enumerate(self.levels)}
-        unknown = [key for key in keys if key not in place]
-        if unknown:
-            raise InputError(
-                "recipe step 'robust-scale'",
-                expected=f"rows of {self.by} {', '.join(self.levels)}",
-                found=f"{self.by} {unknown[0]}",
-                hint="a held-out block needs scope 'heldout-block'",
-            )
-        at = np.array([place[key] for key in keys], np.int64)
+        at = level_places(level_keys(trials, self.by), self.levels, self.by, self.name)
         # in double precision: tesla over femtotesla would lose digits, and rows are few at a time
         scaled = (values - self.centre[at][:, :, None]) / self.spread[at][:, :, None]
         return np.asarray(scaled, np.float32)
@@ -138,11 +121,6 @@ class RobustScale:
             arrays.get("centre"),
             arrays.get("spread"),
         )
-
-    def _keys(self, trials: pd.DataFrame) -> np.ndarray:
-        if self.by is None:
-            return np.full(len(trials), "all", dtype=object)
-        return trials[self.by].astype(str).to_numpy(dtype=object)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,9 +226,3 @@ def _quartiles(values: np.ndarray) -> np.ndarray:
     """Return the quartiles of the finite values, three numbers; NaN where there are none."""
     finite = values[np.isfinite(values)].astype(np.float64)
     return np.percentile(finite, [25, 50, 75]) if len(finite) else np.full(3, np.nan)
-
-
-def _unfitted(name: str) -> InputError:
-    return InputError(
-        f"recipe step {name!r}", expected="a fitted step", found="an unfitted one", hint="call fit"
-    )

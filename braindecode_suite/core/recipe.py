@@ -22,6 +22,7 @@ STEPS = Registry(
         "detrend": "braindecode_suite.core.detrend:Detrend",
         "keep-reliable": "braindecode_suite.core.reliability:KeepReliable",
         "robust-scale": "braindecode_suite.core.epoch_steps:RobustScale",
+        "whiten": "braindecode_suite.core.whitening:Whiten",
         "baseline": "braindecode_suite.core.epoch_steps:Baseline",
         "clip": "braindecode_suite.core.epoch_steps:Clip",
     },

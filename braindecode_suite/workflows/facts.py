@@ -257,6 +257,18 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
             words.append(
                 f"Every sensor was scaled {within}: minus the median, over the interquartile range of {rows}."
             )
+        elif step["name"] == "whiten":
+            within = f"within each {step['by']}" if step["by"] else "over all sessions"
+            samples = "whole epochs" if step["tmax"] is None else f"samples up to {step['tmax']:g} s"
+            rows = (
+                "training rows"
+                if step["scope"] == "train"
+                else "all rows of held-out blocks too (transductive)"
+            )
+            words.append(
+                f"Sensors were whitened {within} by the covariance of {samples} of {rows}, shrunk by the rule of Ledoit and Wolf "
+                "(multivariate noise normalisation): a channel is then a sum over sensors around its place."
+            )
         elif step["name"] == "baseline":
             start = "the start of the epoch" if step["tmin"] is None else f"{step['tmin']:g} s"
             words.append(

@@ -9,7 +9,7 @@ import numpy as np
 
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
-from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.core.study import Cohort, Responses, Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.occlusion import Occlusion, neighbourhoods, occlude
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks, relative_rank
@@ -47,14 +47,33 @@ def spread_sensors(positions: np.ndarray, n: int) -> np.ndarray:
     return known[chosen]
 
 
+class _Silent:
+    """Responses in which some sensors have no values."""
+
+    def __init__(self, responses: Responses, gone: np.ndarray) -> None:
+        self.responses, self.gone = responses, gone
+        self.shape, self.dtype = responses.shape, responses.dtype
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        values = np.array(self.responses[rows], np.float32)
+        values[:, self.gone] = np.nan
+        return values
+
+
 def without_sensors(study: Study, gone: np.ndarray) -> Study:
-    """Return the study with these sensors absent from every session; decoders of sensors mask what has no place."""
+    """Return the study as if these sensors had failed: they have neither values nor a place, in any session.
+
+    They are silent before the recipe, so that a whitening has nothing of them to hand to their neighbours.
+    """
     space = study.space
     assert isinstance(space, SensorSpace)
     positions = {
         session: np.where(gone[:, None], np.nan, where) for session, where in space.positions.items()
     }
-    return replace(study, space=replace(space, positions=positions))
+    return replace(study, space=replace(space, positions=positions), responses=_Silent(study.responses, gone))
 
 
 def occlude_sensors(

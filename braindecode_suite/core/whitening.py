@@ -1,0 +1,194 @@
+"""`Whiten`: multivariate noise normalisation, a step of a `Recipe` for responses of shape (rows, sensors, times)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from braindecode_suite.core.checks import check_option, check_shape
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.step_levels import MOST_ROWS, level_keys, level_places, level_rows, unfitted
+
+_KEPT_ROOTS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Whiten:
+    """Turn sensors so that their noise is uncorrelated and of variance one: ``x -> C^(-1/2) x``.
+
+    C is the covariance of sensors over training rows and the samples up to `tmax`, the mean over rows of every sensor and
+    sample taken out, shrunk towards a multiple of the identity by the rule of Ledoit and Wolf. The symmetric root keeps
+    every output as near to its own sensor as a whitening can; it is a sum over sensors all the same, so that places on the helmet
+    stand for filters and no longer for points.
+
+    A sensor without values (NaN) in a row has no part in it: the row is whitened by the covariance of the sensors that it has, and
+    the others stay NaN. So does, in all rows of a level, a sensor that lacks values in most of those that C is fitted on, or never
+    varies there.
+
+    Parameters
+    ----------
+    times : sequence of float
+        Seconds of the samples, as in `SensorSpace.times`. Rows may be shorter: they hold the first of these times.
+    tmax : float or None
+        Last sample that counts as noise, seconds from the picture; None takes all of them.
+    by : str or None
+        Column of ``trials`` to fit within; None takes all training rows together.
+    scope : {'train', 'heldout-block'}
+        As in `RobustScale`.
+    most_rows : int
+        A level is fitted on at most so many of its rows, evenly spaced.
+
+    References
+    ----------
+    Guggenmos, Sterzer & Cichy, NeuroImage 173, 434-447 (2018), multivariate noise normalisation; Ledoit & Wolf, J. Multivariate
+    Analysis 88, 365-411 (2004).
+    """
+
+    times: Sequence[float] | np.ndarray
+    tmax: float | None = 0.0
+    by: str | None = "session"
+    scope: str = "train"
+    most_rows: int = MOST_ROWS
+    levels: tuple[str, ...] = ()
+    covariance: np.ndarray | None = None  # (levels, sensors, sensors)
+    name: str = "whiten"
+    causal: bool = True
+    _root: Callable[[int, bytes], NDArray[np.float64]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_option("scope", self.scope, ("train", "heldout-block"))
+        object.__setattr__(self, "times", np.asarray(self.times, np.float64))
+        if not self._noise().any():
+            raise InputError(
+                "recipe step 'whiten'",
+                expected=f"a sample up to {self.tmax:g} s" if self.tmax is not None else "samples",
+                found=f"epochs from {self.times[0]:g} to {self.times[-1]:g} s"
+                if len(self.times)
+                else "no times",
+                hint="`noise_until: null` takes whole epochs",
+            )
+        object.__setattr__(self, "_root", lru_cache(_KEPT_ROOTS)(self._compute_root))
+
+    def _noise(self) -> NDArray[np.bool_]:
+        times = np.asarray(self.times)
+        return np.asarray(times <= np.inf if self.tmax is None else times <= self.tmax + 1e-9)
+
+    def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> Whiten:
+        """Return a copy with the covariance of each level's training rows.
+
+        Parameters
+        ----------
+        responses : Responses of shape (trials, sensors, times)
+        trials : DataFrame
+        rows : int array
+            Training rows.
+
+        Raises
+        ------
+        InputError
+            A level has fewer than two rows with values.
+        """
+        inside = np.flatnonzero(self._noise())
+        keys = level_keys(trials, self.by)
+        found = {}
+        for level, own in level_rows(keys, rows, self.scope, self.most_rows, self.name).items():
+            block = np.asarray(responses[own], np.float64)
+            check_shape("responses", block, "rows sensors times", times=len(np.asarray(self.times)))
+            found[level] = _covariance(block[:, :, inside], f"{self.by or 'rows'} {level}")
+        return Whiten(
+            self.times,
+            self.tmax,
+            self.by,
+            self.scope,
+            self.most_rows,
+            tuple(found),
+            np.stack(list(found.values())),
+        )
+
+    def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
+        """Return whitened `values` of shape (rows, sensors, times); `trials` are the same rows."""
+        if self.covariance is None:
+            raise unfitted(self.name)
+        check_shape("values", values, "rows sensors times", sensors=self.covariance.shape[1])
+        at = level_places(level_keys(trials, self.by), self.levels, self.by, self.name)
+        known = np.isfinite(np.diagonal(self.covariance, axis1=1, axis2=2))  # (levels, sensors)
+        there = np.isfinite(values).all(axis=2) & known[at]  # (rows, sensors)
+        patterns, which = np.unique(np.column_stack([at, there]), axis=0, return_inverse=True)
+        whitened = np.full(values.shape, np.nan, np.float32)
+        for k, pattern in enumerate(patterns):
+            sensors = np.flatnonzero(pattern[1:])
+            if not len(sensors):
+                continue
+            root = self._root(int(pattern[0]), pattern[1:].astype(bool).tobytes())
+            inside = np.ix_(np.flatnonzero(which.ravel() == k), sensors)
+            whitened[inside] = root @ np.asarray(values[inside], np.float64)
+        return whitened
+
+    def _compute_root(self, level: int, there: bytes) -> NDArray[np.float64]:
+        """Return the symmetric inverse root of the covariance of the sensors that are there."""
+        assert self.covariance is not None
+        sensors = np.flatnonzero(np.frombuffer(there, bool))
+        variances, directions = np.linalg.eigh(self.covariance[level][np.ix_(sensors, sensors)])
+        return np.asarray(directions / np.sqrt(variances) @ directions.T)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the times and the fitted covariances."""
+        fitted = {} if self.covariance is None else {"covariance": self.covariance}
+        return {"times": np.asarray(self.times), **fitted}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the step's parameters, with the levels it was fitted on."""
+        return {
+            "name": self.name,
+            "tmax": self.tmax,
+            "by": self.by,
+            "scope": self.scope,
+            "most_rows": self.most_rows,
+            "levels": list(self.levels),
+        }
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Whiten:
+        """Return the step that `describe` and `state` came from."""
+        return cls(
+            arrays["times"],
+            facts["tmax"],
+            facts["by"],
+            facts["scope"],
+            facts["most_rows"],
+            tuple(facts["levels"]),
+            arrays.get("covariance"),
+        )
+
+
+def _covariance(block: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    """Return the shrunk covariance of a block (rows, sensors, times); NaN for sensors that mostly lack values, or never vary.
+
+    A sensor that has values in more than half of the rows stays, and the rows that lack one of those sensors are left out.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    there = np.isfinite(block).all(axis=2)  # (rows, sensors)
+    usual = there.mean(axis=0) > 0.5
+    block = block[there[:, usual].all(axis=1)]
+    if len(block) < 2 or not usual.any():
+        raise InputError(
+            what,
+            expected="at least 2 rows to whiten by, with values of all sensors that mostly have some",
+            found=f"{len(block)} of {len(there)}",
+            hint="whiten over all rows together (scale_by: null), or leave 'whiten' out of the order",
+        )
+    deviations = block - block.mean(axis=0)
+    sensors = np.flatnonzero(usual & (np.ptp(deviations, axis=(0, 2)) > 0))
+    samples = np.moveaxis(deviations[:, sensors], 1, 2).reshape(-1, len(sensors))
+    unit = np.sqrt(np.square(samples).mean())  # tesla squared would underflow in the rule's fourth powers
+    shrunk, _ = ledoit_wolf(samples / unit, assume_centered=True)
+    full = np.full((len(usual), len(usual)), np.nan)
+    full[np.ix_(sensors, sensors)] = shrunk * unit**2
+    return full

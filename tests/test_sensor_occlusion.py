@@ -1,0 +1,77 @@
+"""Sensors that are occluded are as if they had never recorded, also where a whitening mixes sensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.study import Study
+from braindecode_suite.workflows.sensor_occlusion import spread_sensors, without_sensors
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+
+SENSORS, TIMES, ROWS = 8, np.arange(-10, 20) / 100, 60
+
+
+@pytest.fixture
+def study() -> Study:
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(SENSORS, SENSORS)) @ rng.normal(size=(ROWS, SENSORS, len(TIMES)))
+    places = rng.random((SENSORS, 2))
+    return Study(
+        dataset="drawn",
+        subject="01",
+        responses=(mixed * 1e-13).astype(np.float32),
+        trials=pd.DataFrame(
+            {
+                "stimulus_id": "a",
+                "session": np.repeat(["1", "2"], ROWS // 2),
+                "run": 1,
+                "repeat": 1,
+                "onset": 0.0,
+            }
+        ),
+        stimuli=None,
+        space=SensorSpace(
+            tuple(f"S{k}" for k in range(SENSORS)),
+            ("mag",) * SENSORS,
+            {"1": places, "2": places},
+            100.0,
+            TIMES,
+        ),
+        unit="tesla",
+    )
+
+
+def test_an_occluded_sensor_leaves_nothing_with_its_neighbours(study: Study) -> None:
+    recipe = SensorRecipe(order=("scale", "whiten", "baseline", "clip"))
+    prepared = study.prepared(Recipe(tuple(recipe.steps(study.space))), np.arange(ROWS))  # type: ignore[arg-type]
+    gone = np.isin(np.arange(SENSORS), [2, 5])
+    rows = np.array([0, 4, 59])
+    occluded = without_sensors(prepared, gone)
+    found = occluded.read(rows)
+    assert np.isnan(found[:, gone]).all()
+    changed = np.array(study.responses)
+    changed[:, gone] *= 30  # whatever these sensors say
+    silent = without_sensors(
+        Study(**{**vars(prepared), "responses": changed}),
+        gone,
+    )
+    assert_array_equal(silent.read(rows), found)
+    assert np.isfinite(found[:, ~gone]).all()
+    # the mapped epochs of all sensors do hold something of them: that is what must not be left
+    assert not np.allclose(prepared.read(rows)[:, ~gone], found[:, ~gone])
+    for where in occluded.space.positions.values():  # type: ignore[union-attr]
+        assert_array_equal(np.isnan(where).any(axis=1), gone)
+    assert np.isfinite(study.responses).all()
+
+
+def test_places_lie_far_from_each_other_and_have_a_position() -> None:
+    line = np.column_stack([np.linspace(0, 1, 11), np.zeros(11)])
+    line[10] = np.nan
+    chosen = spread_sensors(line, 3)
+    assert 10 not in chosen
+    assert_allclose(sorted(line[chosen, 0]), [0.0, 0.4, 0.9], atol=0.11)

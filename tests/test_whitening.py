@@ -1,0 +1,146 @@
+"""Whitening: noise of variance one and no correlation, by training rows only; missing sensors stay missing and move nobody else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import load, save
+from scipy.linalg import sqrtm
+from sklearn.covariance import LedoitWolf
+
+from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
+from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.recipe import Recipe
+from braindecode_suite.core.whitening import Whiten
+
+N_SENSORS = 6
+TIMES = np.arange(-10, 15) / 100
+BEFORE = TIMES <= 0
+
+
+@pytest.fixture
+def trials() -> pd.DataFrame:
+    return pd.DataFrame({"session": np.repeat(["a", "b"], 60)})
+
+
+@pytest.fixture
+def responses(trials: pd.DataFrame) -> np.ndarray:
+    """Noise in tesla that is mixed over sensors, in each session otherwise; the picture evokes the same in every row."""
+    rng = np.random.default_rng(0)
+    values = np.empty((len(trials), N_SENSORS, len(TIMES)))
+    for session in ("a", "b"):
+        mix = rng.normal(size=(N_SENSORS, N_SENSORS)) * 1e-13
+        inside = trials["session"] == session
+        values[inside] = mix @ rng.normal(size=(inside.sum(), N_SENSORS, len(TIMES)))
+    values += 1e-12 * np.sin(TIMES * 40) * np.arange(N_SENSORS)[:, None]
+    return values.astype(np.float32)
+
+
+def test_what_comes_out_is_scikit_learns_shrunk_covariance_to_the_power_of_minus_a_half(responses, trials):
+    rows = np.arange(0, 120, 2)
+    whitened = Whiten(TIMES).fit(responses, trials, rows).apply(responses, trials)
+    for session in ("a", "b"):
+        inside = np.flatnonzero(trials["session"] == session)
+        train = responses[np.intersect1d(rows, inside)].astype(float) / 1e-13
+        train = (train - train.mean(axis=0))[:, :, BEFORE]
+        samples = train.transpose(0, 2, 1).reshape(-1, N_SENSORS)
+        root = np.linalg.inv(sqrtm(LedoitWolf(assume_centered=True).fit(samples).covariance_))
+        assert_allclose(whitened[inside], root @ (responses[inside] / 1e-13), rtol=1e-4, atol=1e-4)
+
+
+def test_noise_comes_out_uncorrelated_and_of_variance_one(responses, trials):
+    whitened = Whiten(TIMES, tmax=None).fit(responses, trials, np.arange(120)).apply(responses, trials)
+    for session in ("a", "b"):
+        block = whitened[trials["session"] == session].astype(float)
+        samples = (block - block.mean(axis=0)).transpose(0, 2, 1).reshape(-1, N_SENSORS)
+        assert_allclose(samples.T @ samples / len(samples), np.eye(N_SENSORS), atol=0.1)
+
+
+def test_test_rows_and_times_after_the_picture_do_not_move_it(responses, trials):
+    rows = np.array([0, 1, 2, 9, 70, 71, 75, 80])
+    changed = responses.copy()
+    changed[np.setdiff1d(np.arange(120), rows)] *= 7
+    changed[:, :, ~BEFORE] *= 3
+    first, second = (Whiten(TIMES).fit(x, trials, rows) for x in (responses, changed))
+    assert_array_equal(first.covariance, second.covariance)
+    whole = Whiten(TIMES, tmax=None).fit(changed, trials, rows)
+    assert not np.allclose(first.covariance, whole.covariance, atol=0)
+
+
+def test_a_missing_sensor_is_as_if_it_had_never_been_recorded(responses, trials):
+    rows = np.arange(120)
+    lacking = responses.copy()
+    lacking[:60, 2] = np.nan  # absent in session a
+    found = Whiten(TIMES).fit(lacking, trials, rows).apply(lacking, trials)
+    others = [0, 1, 3, 4, 5]
+    alone = Whiten(TIMES).fit(responses[:, others], trials, rows).apply(responses[:, others], trials)
+    assert_allclose(found[:60, others], alone[:60], rtol=1e-5)
+    assert np.isnan(found[:60, 2]).all()
+    assert np.isfinite(found[60:]).all()
+
+
+def test_a_sensor_that_fails_for_a_while_is_missing_then_and_only_then(responses, trials):
+    step = Whiten(TIMES).fit(responses, trials, np.arange(120))
+    failing = responses.copy()
+    failing[7, 4, 3:5] = np.nan
+    failing[9] = np.nan
+    found, before = step.apply(failing, trials), step.apply(responses, trials)
+    assert_array_equal(np.isnan(found).all(axis=2)[7], np.arange(N_SENSORS) == 4)
+    assert np.isnan(found[9]).all()
+    rest = np.setdiff1d(np.arange(120), [7, 9])
+    assert_array_equal(found[rest], before[rest])
+    # the row is whitened by what is known of the sensors that it has
+    kept = np.setdiff1d(np.arange(N_SENSORS), 4)
+    root = np.linalg.inv(sqrtm(step.covariance[0][np.ix_(kept, kept)] / 1e-26)) / 1e-13
+    assert_allclose(found[7, kept], root @ responses[7, kept].astype(float), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_in_which_a_sensor_failed_are_left_out_of_the_covariance(responses, trials):
+    failing = responses.copy()
+    failing[3, 1] = np.nan
+    failing[5, 4, :2] = np.nan
+    rows = np.arange(60)
+    found = Whiten(TIMES).fit(failing, trials, rows)
+    assert_array_equal(
+        found.covariance, Whiten(TIMES).fit(responses, trials, np.setdiff1d(rows, [3, 5])).covariance
+    )
+
+
+def test_a_flat_sensor_is_missing(responses, trials):
+    responses[:, 0] = 3e-12
+    found = Whiten(TIMES).fit(responses, trials, np.arange(120)).apply(responses, trials)
+    assert np.isnan(found[:, 0]).all()
+    assert np.isfinite(found[:, 1:]).all()
+
+
+def test_a_window_that_still_grows_is_the_start_of_the_whole_epoch(responses, trials):
+    step = Whiten(TIMES).fit(responses, trials, np.arange(120))
+    assert_allclose(
+        step.apply(responses[:, :, :4], trials), step.apply(responses, trials)[:, :, :4], rtol=1e-6
+    )
+
+
+def test_what_cannot_be_whitened_says_so(responses, trials):
+    with pytest.raises(InputError, match=r"a sample up to -1 s; found epochs from -0.1 to 0.14 s"):
+        Whiten(TIMES, tmax=-1)
+    with pytest.raises(InputError, match="session b: expected at least 2 rows to whiten by"):
+        Whiten(TIMES).fit(responses, trials, np.array([1, 2, 3, 77]))
+    with pytest.raises(InputError, match=r"found session b \(a held-out block needs scope"):
+        Whiten(TIMES).fit(responses, trials, np.arange(60)).apply(responses, trials)
+    with pytest.raises(InputError, match="expected a fitted step"):
+        Whiten(TIMES).apply(responses, trials)
+    held_out = Whiten(TIMES, scope="heldout-block").fit(responses, trials, np.arange(60))
+    assert np.isfinite(held_out.apply(responses, trials)).all()
+
+
+def test_a_recipe_that_whitens_comes_back_from_json_and_safetensors(responses, trials):
+    recipe = Recipe((RobustScale(), Whiten(TIMES), Baseline(TIMES), Clip(5)))
+    recipe = recipe.fit(responses, trials, np.arange(120))
+    facts, numbers = recipe.frozen()
+    back = Recipe.from_frozen(json.loads(json.dumps(facts)), load(save(numbers)))
+    assert back.hash == recipe.hash
+    assert_array_equal(back.step(responses, trials), recipe.apply(responses, trials))
