@@ -174,8 +174,8 @@ def _covariance(block: NDArray[np.float64], what: str) -> NDArray[np.float64]:
     """
     from sklearn.covariance import ledoit_wolf
 
-    there = np.isfinite(block).all(axis=2)  # (rows, sensors)
-    usual = np.asarray(there.mean(axis=0) > 0.5)
+    there: NDArray[np.bool_] = np.all(np.isfinite(block), axis=2)  # (rows, sensors)
+    usual = there.mean(axis=0) > 0.5
     block = block[there[:, usual].all(axis=1)]
     if len(block) < 2 or not usual.any():
         raise InputError(
