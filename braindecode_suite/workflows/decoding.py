@@ -197,7 +197,7 @@ class Decoding:
                 raise InputError(
                     f"subject {job.subject}", expected="images that were shown", found="unlabelled recordings"
                 )
-        targets, generator = self._targets(steps)
+        targets, generator = self.targets(steps)
         with steps.block(f"split by {self.protocol}"):
             split = self.split(study, self.protocol, targets["retrieval"])
             prepared = self.prepare(study, split)
@@ -304,7 +304,7 @@ class Decoding:
 
     # ------------------------------------------------------------------------------------------------- the pieces
 
-    def _targets(self, steps: Steps) -> tuple[dict[str, Target], Any | str]:
+    def targets(self, steps: Steps) -> tuple[dict[str, Target], Any | str]:
         """Return targets by role and the generator, or why there is none."""
         config, job = self.config, self.job
         cache = job.work_dir / "cache"
