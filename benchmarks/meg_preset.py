@@ -24,7 +24,8 @@ from braindecode_suite.core.manifest import RunLog
 from braindecode_suite.datasets import DATASETS
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks, relative_rank
 from braindecode_suite.workflows.configuration import load_config
-from braindecode_suite.workflows.decoding import Decoding, open_study
+from braindecode_suite.workflows.decoding import Decoding
+from braindecode_suite.workflows.studies import open_study
 from braindecode_suite.workflows.fitting import Fitted
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.meg import MegWorkflow

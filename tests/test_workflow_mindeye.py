@@ -12,8 +12,8 @@ from braindecode_suite.cli import main
 from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import FIRST_FIVE, read_scores
-from braindecode_suite.workflows.decoding import related_scorers
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
+from braindecode_suite.workflows.reconstruction_part import related_scorers
 from braindecode_suite.workflows.results import decoding_dir, model_dir, result_path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,37 +15,28 @@ from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.protocols import FitContext, SimulatedDataset
 from braindecode_suite.core.recipe import Recipe
-from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
-from braindecode_suite.datasets.bids_meg import prepare as prepare_recordings
-from braindecode_suite.datasets.meg_runs import EpochRows
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_target
-from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
-from braindecode_suite.workflows.brain_maps import ncsnr_map
 from braindecode_suite.workflows.configuration import merge
-from braindecode_suite.workflows.controls import relabelled_ridge
-from braindecode_suite.workflows.facts import kept_map, leakage_card, methods, study_facts
+from braindecode_suite.workflows.decoding_facts import decoding_facts, model_run
+from braindecode_suite.workflows.facts import leakage_card
 from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
 from braindecode_suite.workflows.job import Job
+from braindecode_suite.workflows.keeping import keep
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
 from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import model_card, model_config
 from braindecode_suite.workflows.oracle import Ceilings, compute_ceilings, read_ceilings
-from braindecode_suite.workflows.reconstruction import Drawing, open_generator, reconstruct
-from braindecode_suite.workflows.reconstruction_scoring import (
-    ReconstructionScores,
-    ReconstructionSet,
-    ReconstructionSettings,
-    at_one_size,
-    pixel_controls,
-    score_reconstructions,
-)
-from braindecode_suite.workflows.results import ResultImage, SubjectResults
+from braindecode_suite.workflows.reconstruction import open_generator
+from braindecode_suite.workflows.reconstruction_part import example_ids, images_to_draw, reconstruct_and_score
+from braindecode_suite.workflows.relabelling import score_relabellings
+from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.scoring import RetrievalScores, Settings, score_retrieval
 from braindecode_suite.workflows.steps import Arrays, Steps
+from braindecode_suite.workflows.studies import open_study, resampling_units
 from braindecode_suite.workflows.text_head import (
     check_captions,
     check_text_target,
@@ -54,30 +45,8 @@ from braindecode_suite.workflows.text_head import (
     tie_captions,
 )
 
-HEADLINE = "retrieval_brain_to_image_top1"
 FEWEST_VALIDATION_IMAGES = 2
 """The least among which a validation image can be told from another."""
-MOST_TRAINING_IMAGES = 1000
-"""Training images that the mean-image control averages, at most."""
-
-
-def open_study(job: Job, options: Mapping[str, Any], data_dir: Path | None = None) -> Study:
-    """Open the job's subject; raw MEG and EEG is filtered at once, since only then is it known which sensors are missing.
-
-    Parameters
-    ----------
-    job : Job
-    options : mapping
-        Of the dataset.
-    data_dir : Path, optional
-        By default the job's own.
-    """
-    return filtered(job.dataset.open(data_dir or job.data_dir, job.subject, job.work_dir, **options))
-
-
-def filtered(study: Study) -> Study:
-    """Return a study of raw recordings with all runs filtered and unusable sensors flagged, any other as it is."""
-    return prepare_recordings(study) if isinstance(study.responses, EpochRows) else study
 
 
 @dataclass(kw_only=True, eq=False)
@@ -237,7 +206,7 @@ class Decoding:
                 validation_true=true.get("validation"),
             )
         scores = list(retrieval.scores)
-        scores += self._relabelling(steps, prepared, train_true, gallery, retrieval, settings)
+        scores += score_relabellings(steps, config, prepared, train_true, gallery, retrieval, settings)
 
         results = SubjectResults(scores=scores, retrieval=retrieval.rows, similarity=retrieval.similarity)
         results.similarity["ids"] = gallery.ids.astype(np.str_)
@@ -249,17 +218,20 @@ class Decoding:
             found = self.brief(steps, some, targets, where, similar, oracle)
             results.scores += [replace(score, minutes=amount.minutes) for score in found.scores]
             splits.append(some.split.card())
-        ids = self._images_to_draw(gallery)
+        ids = images_to_draw(gallery, config.n_images, job.seed)
+        examples = example_ids(ids, config.n_examples, job.seed)
         drawn = None
         if isinstance(generator, str):
             steps.skip("reconstruct", generator)
         else:
             made = [deep[0], *(seeds[0] for seeds in beside), baseline, *shuffled]
-            drawn = self._reconstruct(
-                steps, prepared, targets, generator, made, ids, oracle, similar, results
+            drawn = reconstruct_and_score(
+                steps, config, job, prepared, targets, generator, made, ids, oracle, similar, results
             )
-        self._keep(results, study, prepared, targets, models, gallery, ids)
-        results.facts = self._facts(
+        keep(results, study, prepared, targets, models, gallery, examples, job.seed)
+        results.facts = decoding_facts(
+            config,
+            job,
             study,
             prepared,
             targets,
@@ -269,8 +241,9 @@ class Decoding:
             oracle,
             None if isinstance(generator, str) else generator,
             drawn,
+            self.seeds,
         )
-        results.facts["random_examples"] = [str(i) for i in self._examples(ids)]
+        results.facts["random_examples"] = [str(i) for i in examples]
         if "text" in targets:
             self._text(steps, prepared, targets["text"], models, true, settings, results)
         if amounts:
@@ -294,7 +267,7 @@ class Decoding:
     def finish(self, decoded: Decoded) -> SubjectResults:
         """Return the results with the model folder's config and card, whose figures are those of the scores by now."""
         results, split = decoded.results, decoded.prepared.split
-        run = self._model_run(split, decoded.targets)
+        run = model_run(self.config, self.job, self.name, split, decoded.targets)
         results.model_config = model_config(decoded.models, run, results.scores)
         recipe = decoded.prepared.study.recipe or Recipe()
         results.model_card = model_card(
@@ -504,91 +477,6 @@ class Decoding:
         key = {"split": split.hash, "sizes": list(sizes), "simulation": dict(parameters)}
         return read_ceilings(steps.arrays(f"oracle{where}", key, compute)[0])
 
-    def _relabelling(
-        self,
-        steps: Steps,
-        prepared: Prepared,
-        train_true: Latents,
-        gallery: Latents,
-        retrieval: RetrievalScores,
-        settings: Settings,
-    ) -> list[Score]:
-        """Test the ridge against refits on relabelled training images, at the headline's gallery."""
-        config = self.config
-        options = encoder_config(config.baseline, "", config.baseline_settings).model_dump()
-        if config.baseline != "ridge" or not config.n_relabellings or options["repeats"] != "mean":
-            reason = (
-                "the config turns it off" if not config.n_relabellings else "only for ridge on mean repeats"
-            )
-            steps.skip("refit the baseline on relabelled images", reason)
-            return []
-        size = min(settings.gallery_sizes[0] if settings.gallery_sizes else len(gallery), len(gallery))
-        row = next(
-            s
-            for s in retrieval.scores
-            if s.model == config.baseline
-            and s.metric == HEADLINE
-            and s.scorer == "cosine-centred"
-            and s.control == "brain"
-            and s.gallery == size
-            and s.level == "mean-prediction"
-            and not s.versus
-            and s.candidates == "all"
-        )
-        key = {
-            **prepared.identity,
-            "target": gallery.target,
-            "config": {name: value for name, value in options.items() if name != "alphas"}
-            | {"alphas": list(options["alphas"])},
-            "n": config.n_relabellings,
-            "size": size,
-            "seed": self.job.seed,
-        }
-
-        def compute() -> tuple[Arrays, dict[str, Any]]:
-            test = relabelled_ridge(
-                prepared.cohort("train"),
-                prepared.cohort("test"),
-                train_true,
-                gallery,
-                observed=row.value,
-                gallery_size=size,
-                n_permutations=config.n_relabellings,
-                seed=self.job.seed,
-                alphas=options["alphas"],
-                n_folds=options["n_folds"],
-                weight_by_signal=options["weight_by_signal"],
-            )
-            return {"null": test.null}, {"p_value": test.p_value, "observed": test.observed}
-
-        arrays, facts = steps.arrays("refit the baseline on relabelled images", key, compute)
-        null = arrays["null"]
-        low, high = np.quantile(null, [0.025, 0.975])
-        refits = replace(
-            row,
-            control="shuffled-train",
-            value=float(null.mean()),
-            ci_low=float(low),
-            ci_high=float(high),
-            ci_over="relabelling",
-            p_value=None,
-            p_correction="",
-            ceiling=None,
-        )
-        difference = replace(
-            row,
-            versus="shuffled-train",
-            value=row.value - float(null.mean()),
-            ci_low=None,
-            ci_high=None,
-            ci_over="",
-            chance=None,
-            ceiling=None,
-            p_value=facts["p_value"],
-            p_correction=f"{len(null)} refits on relabelled training images",
-        )
-        return [refits, difference]
-
     def _second(
         self,
         steps: Steps,
@@ -665,309 +553,3 @@ class Decoding:
         facts = text_facts(found, target.name, tied, images)
         results.facts["notes"] += facts.pop("notes")
         results.facts["text_head"] = facts
-
-    def _images_to_draw(self, gallery: Latents) -> np.ndarray:
-        ids = np.asarray(gallery.ids)
-        if not self.config.n_images or self.config.n_images >= len(ids):
-            return ids
-        rng = np.random.default_rng([self.job.seed, 17])
-        return ids[np.sort(rng.choice(len(ids), self.config.n_images, replace=False))]
-
-    def _examples(self, ids: np.ndarray) -> np.ndarray:
-        rng = np.random.default_rng([self.job.seed, 18])
-        return ids[rng.permutation(len(ids))[: self.config.n_examples]]
-
-    def _reconstruct(
-        self,
-        steps: Steps,
-        prepared: Prepared,
-        targets: Mapping[str, Target],
-        generator: Any,
-        models: Sequence[Fitted],
-        ids: np.ndarray,
-        oracle: Ceilings,
-        similar: frozenset[str],
-        results: SubjectResults,
-    ) -> dict[str, Any]:
-        config, job = self.config, self.job
-        stimuli = prepared.cohort("test").stimuli
-        drawing = Drawing(
-            generator=generator,
-            chooser=targets["retrieval"],
-            targets=targets,
-            stimuli=stimuli,
-            train_ids=prepared.stimulus_ids["train"],
-            ids=ids,
-            seed=job.seed,
-            config=config,
-        )
-        sets, facts = reconstruct(steps, drawing, models, prepared.identity)
-        for control, reason in facts["skipped"].items():
-            steps.skip(f"draw {control}", reason)
-        if isinstance(facts.get("reranking"), str):
-            steps.skip("choose among candidates by captions too", facts["reranking"])
-        truth, distractors = stimuli.images(list(ids)), matched(stimuli, ids)
-        with steps.block("score reconstructions"):
-            train = stimuli.images(list(prepared.stimulus_ids["train"][:MOST_TRAINING_IMAGES]))
-            sets, truth, train, distractors = at_one_size(
-                sets, truth, train, distractors, config.pixel_protocol
-            )
-            sets += pixel_controls(truth, train)
-            # the generator draws from the image target (`_targets` proves it); the retrieval target chooses
-            networks = sorted({getattr(target, "network", "") for target in targets.values()} - {""})
-            settings = ReconstructionSettings(
-                subject=job.subject,
-                split=prepared.split.protocol,
-                target=targets["image"].name,
-                scorer=config.scorer,
-                circular=circular_scorers(networks),
-                protocol=config.pixel_protocol,
-                published=config.published,
-                n_repeats=len(prepared.split.test[0]) / len(prepared.stimulus_ids["test"]),
-                ceiling=float(np.mean([oracle.identification[i] for i in ids]))
-                if oracle.identification
-                else None,
-                near_duplicates=np.array([i in similar for i in ids]),
-                **resampling_units(prepared.study, ids),
-                n_bootstrap=config.n_bootstrap,
-                n_permutations=config.n_permutations,
-                seed=job.seed,
-            )
-            attributes = stimuli.attributes
-            scored = score_reconstructions(
-                sets,
-                truth,
-                settings,
-                distractors=distractors,
-                attributes=None if attributes is None else attributes.reindex(list(ids)),
-            )
-        results.scores += scored.scores
-        results.images += result_images(sets, scored, truth, ids)
-        related = related_scorers(networks, {name for s in scored.scores for name in (s.metric, s.scorer)})
-        return {**facts, "missing": scored.missing, "related": related, "n_images": len(ids)}
-
-    def _keep(
-        self,
-        results: SubjectResults,
-        study: Study,
-        prepared: Prepared,
-        targets: Mapping[str, Target],
-        models: Sequence[Fitted],
-        gallery: Latents,
-        drawn: np.ndarray,
-    ) -> None:
-        """Keep latents, histories, maps, model files and the truths that the retrieval examples show."""
-        results.latents["ids"] = gallery.ids.astype(np.str_)
-        for model in models:
-            control = "" if model.control == "brain" else f"-{model.control}"
-            for role in model.test:
-                key = f"{model.name}{control}_seed-{model.seed or self.job.seed}_{role}_predicted"
-                results.latents[key] = np.asarray(model.means(role, gallery.ids).values)
-            about = {"model": f"{model.name}{control}", "seed": model.seed}
-            results.history += [{**about, **row} for row in model.facts["history"]]
-            results.routing += [{**about, **row} for row in model.routing]
-        stimuli = study.stimuli
-        assert stimuli is not None
-        for role, target in targets.items():
-            true = target.embed(stimuli, list(gallery.ids)).select(gallery.ids)
-            results.latents[f"{role}_true"] = np.asarray(true.values)
-        results.space = study.space
-        if study.noise is not None:
-            results.maps["ncsnr"] = ncsnr_map(study.noise.ncsnr, study.noise.source)
-        results.maps |= kept_map([prepared.study.recipe])
-        for model in models:
-            if model.control == "brain":
-                results.models |= {path.name: path for path in sorted(model.folder.glob("*.safetensors"))}
-        self._keep_examples(results, study, drawn)
-
-    def _keep_examples(self, results: SubjectResults, study: Study, drawn: np.ndarray) -> None:
-        """Add the truths that retrieval examples show, and of all images that were drawn."""
-        stimuli = study.stimuli
-        assert stimuli is not None
-        examples = set(self._examples(drawn))
-        wanted = set(examples)
-        for row in results.retrieval:
-            if row["stimulus_id"] in examples and row["scorer"] == "cosine-centred":
-                wanted |= {row[f"top{k}"] for k in range(1, 6) if row.get(f"top{k}")}
-        have = {image.stimulus_id for image in results.images if image.control == "truth"}
-        for stimulus_id in sorted(wanted - have):
-            pixels = stimuli.images([stimulus_id])[0]
-            results.images.append(ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels))
-
-    def _model_run(self, split: Split, targets: Mapping[str, Target]) -> dict[str, Any]:
-        """Return what ``bds verify`` needs to make the card's figures again."""
-        config, job = self.config, self.job
-        return {
-            "workflow": self.name,
-            "dataset": job.dataset.card.name,
-            "subject": job.subject,
-            "dataset_options": config.dataset_options,
-            "simulation": config.simulation,
-            "protocol": split.protocol,
-            "split_hash": split.hash,
-            "seed": job.seed,
-            "zscore_by": config.zscore_by,
-            "keep_reliable": config.keep_reliable,
-            "sensors": config.sensors.model_dump(mode="json"),
-            "targets": {"retrieval": config.retrieval_target},
-            "target_names": {role: target.name for role, target in targets.items()},
-            "weights": dict(config.weights),
-            "gallery_sizes": list(config.gallery_sizes),
-        }
-
-    def _facts(
-        self,
-        study: Study,
-        prepared: Prepared,
-        targets: Mapping[str, Target],
-        models: Sequence[Fitted],
-        splits: list[dict[str, Any]],
-        retrieval: RetrievalScores,
-        oracle: Ceilings,
-        generator: Any,
-        drawn: dict[str, Any] | None,
-    ) -> dict[str, Any]:
-        config, job = self.config, self.job
-        recipe = prepared.study.recipe or Recipe()
-        numbers = study_facts(study, prepared.split)
-        if config.keep_reliable is not None:
-            numbers["n_kept"] = int(prepared.study.kept.sum())
-        numbers["warnings"] += sorted(
-            {text for model in models if model.control == "brain" for text in model.facts["warnings"]}
-        )
-        described = [
-            {
-                "name": model.name if model.control == "brain" else f"{model.name} ({model.control})",
-                "seed": model.seed,
-                "target": targets["retrieval"].name,
-                **{key: model.facts[key] for key in ("n_parameters", "seconds", "chosen", "departures")},
-            }
-            for model in models
-        ]
-        drawing = None
-        notes = [f"Not scored by {reason}." for reason in retrieval.missing]
-        notes += [
-            f"{model.name} other than in its paper: {'; '.join(model.facts['departures'])}."
-            for model in models[:1]
-            if model.facts["departures"]
-        ]
-        if generator is not None and drawn is not None:
-            settings = generator.config
-            drawing = {
-                "name": generator.name,
-                "steps": settings.steps,
-                "guidance": settings.guidance,
-                "strength": settings.strength,
-                "candidates": config.n_candidates,
-                "images": drawn["n_images"],
-            }
-            notes += [
-                f"Control {control}: not made, {reason}." for control, reason in drawn["skipped"].items()
-            ]
-            if isinstance(drawn.get("reranking"), dict):
-                weights = ", ".join(f"{name} {weight:.1f}" for name, weight in drawn["reranking"].items())
-                notes.append(
-                    f"Among candidates the predicted caption chooses too, weighted against the predicted image by validation images: {weights}. "
-                    "Controls without a brain choose by the image alone."
-                )
-            notes += drawn["related"]
-            if "generator" not in drawn["nearest_searched"]:
-                notes.append("The generator's own training images could not be searched for nearest-train.")
-        paragraphs, citations = methods(
-            job.dataset.card,
-            numbers,
-            prepared.split,
-            recipe.describe(),
-            [model for model in described if "(" not in model["name"]],
-            {role: target.name for role, target in targets.items()},
-            drawing,
-            config.model_dump(),
-        )
-        filters = [] if study.signal is None else study.signal.describe()["steps"]
-        return {
-            "seeds": self.seeds,
-            "study": numbers,
-            "splits": splits,
-            "recipe": [*filters, *recipe.describe()],
-            "models": described,
-            "targets": {role: target.name for role, target in targets.items()},
-            "generator": drawing,
-            "scorers_missing": [] if drawn is None else drawn["missing"],
-            "hub_skewness": retrieval.hub_skewness,
-            "oracle": oracle_facts(oracle),
-            "methods": paragraphs,
-            "citations": citations,
-            "notes": notes,
-        }
-
-
-def resampling_units(study: Study, ids: np.ndarray) -> dict[str, Any]:
-    """Return ``unit`` and ``units`` for the intervals: concepts where several of the images share one, images otherwise."""
-    if "concept" not in study.trials.columns:
-        return {}
-    concept = study.trials.drop_duplicates("stimulus_id").set_index("stimulus_id")["concept"]
-    known = concept.reindex(list(ids))
-    units = known.where(known.notna(), known.index).to_numpy(dtype=object).astype(str)  # alone where unknown
-    return {} if len(set(units)) == len(units) else {"unit": "concept", "units": units}
-
-
-def oracle_facts(oracle: Ceilings) -> dict[str, Any] | None:
-    """Return what the report says of the oracle, or None where there is none."""
-    if not oracle.retrieval:
-        return None
-    facts: dict[str, Any] = {
-        f"retrieval_{direction}_top1 of {size}": value
-        for (direction, size), value in oracle.retrieval.items()
-    }
-    if oracle.identification:
-        facts["identification among matched distractors"] = float(
-            np.mean(list(oracle.identification.values()))
-        )
-    return facts
-
-
-def matched(stimuli: Any, ids: np.ndarray) -> np.ndarray | None:
-    """Return the distractors of all images, of shape (images, candidates, height, width, 3), or None."""
-    found = [stimuli.distractors(stimulus_id) for stimulus_id in ids]
-    if any(images is None or not len(images) for images in found):
-        return None
-    fewest = min(len(images) for images in found)
-    return np.stack([images[:fewest] for images in found])
-
-
-def related_scorers(networks: Sequence[str], scored: Iterable[str]) -> list[str]:
-    """Return a note for CLIP as a scorer beside another CLIP: not the same network, so not circular, but not a stranger."""
-    if "clip" not in scored or "clip" in circular_scorers(networks):
-        return []
-    return [
-        f"Scores by {PUBLISHED['clip'].network}: the images were decoded to, drawn from or chosen by {', '.join(networks)}, "
-        "another network, but one that learned from images with captions as well. Read them beside the other networks' scores."
-    ]
-
-
-def result_images(
-    sets: Sequence[ReconstructionSet], scored: ReconstructionScores, truth: np.ndarray, ids: np.ndarray
-) -> list[ResultImage]:
-    """Return the truths and every image of every set, with its own scores."""
-    found = [
-        ResultImage(stimulus_id=stimulus_id, control="truth", pixels=pixels)
-        for stimulus_id, pixels in zip(ids, truth, strict=True)
-    ]
-    for one in sets:
-        if one.control in ("mean-image", "flat-grey", "blurred-truth", "shuffled-test"):
-            continue  # made from others, or the same file under another name
-        values = scored.per_image.get(one.key, {})
-        for k, stimulus_id in enumerate(ids):
-            found.append(
-                ResultImage(
-                    stimulus_id=stimulus_id,
-                    control=one.control,
-                    pixels=one.images[k],
-                    stage=one.stage,
-                    model=one.model,
-                    seed=one.seed,
-                    source=one.sources[k] if one.sources else "",
-                    **{metric: float(v[k]) for metric, v in values.items() if np.isfinite(v[k])},
-                )
-            )
-    return found

@@ -29,7 +29,6 @@ from braindecode_suite.encoders.targets import make_features
 from braindecode_suite.learning.stacking import combine, stacking_weights
 from braindecode_suite.metrics.encoding_resampling import R_MEAN
 from braindecode_suite.workflows.brain_maps import BrainMap, ncsnr_map
-from braindecode_suite.workflows.decoding import resampling_units
 from braindecode_suite.workflows.encode_ablation import ablate_tokens, attention_by_head
 from braindecode_suite.workflows.encode_config import STACK, EncodeConfig
 from braindecode_suite.workflows.encode_facts import CITATIONS, encode_card, methods, model_rows
@@ -61,6 +60,7 @@ from braindecode_suite.workflows.minutes import minutes_facts
 from braindecode_suite.workflows.model_card import encoding_figures
 from braindecode_suite.workflows.results import ResultImage, SubjectResults
 from braindecode_suite.workflows.steps import Arrays, Steps
+from braindecode_suite.workflows.studies import resampling_units
 
 JOIN = " + "
 ABLATION = "patch ablation"

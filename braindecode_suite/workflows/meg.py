@@ -18,7 +18,7 @@ from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.evidence import FEWEST
-from braindecode_suite.workflows.decoding import Decoded, Decoding, filtered, open_study
+from braindecode_suite.workflows.decoding import Decoded, Decoding
 from braindecode_suite.workflows.fitting import Prepared
 from braindecode_suite.workflows.job import ENDING, Job
 from braindecode_suite.workflows.learning_curve import prepare_portions, score_portions
@@ -31,6 +31,7 @@ from braindecode_suite.workflows.scoring import score_retrieval
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.stream_bundle import save_stream_bundle
+from braindecode_suite.workflows.studies import filtered, open_study
 from braindecode_suite.workflows.time_courses import decode_over_time, fit_growing
 
 OCCLUSION = "loss without the sensors around"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,3 +86,18 @@ def read_ceilings(arrays: Arrays) -> Ceilings:
         pairs = zip(arrays["ids"], arrays["identification"], strict=True)
         identification = {str(stimulus_id): float(value) for stimulus_id, value in pairs}
     return Ceilings(retrieval=retrieval, identification=identification)
+
+
+def oracle_facts(oracle: Ceilings) -> dict[str, Any] | None:
+    """Return what the report says of the oracle, or None where there is none."""
+    if not oracle.retrieval:
+        return None
+    facts: dict[str, Any] = {
+        f"retrieval_{direction}_top1 of {size}": value
+        for (direction, size), value in oracle.retrieval.items()
+    }
+    if oracle.identification:
+        facts["identification among matched distractors"] = float(
+            np.mean(list(oracle.identification.values()))
+        )
+    return facts

@@ -19,7 +19,7 @@ from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.bootstrap import paired_difference
-from braindecode_suite.workflows.decoding import Decoded, Decoding, open_study
+from braindecode_suite.workflows.decoding import Decoded, Decoding
 from braindecode_suite.workflows.fitting import Prepared, prepare_sensors
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.learning_curve import hits
@@ -28,6 +28,7 @@ from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.steps import Steps
+from braindecode_suite.workflows.studies import open_study
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,6 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import DATASETS, PROTOCOLS
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_features, make_target
-from braindecode_suite.workflows.decoding import filtered
 from braindecode_suite.workflows.encode_fitting import mean_tokens
 from braindecode_suite.workflows.encode_verify import encoding_figures_again
 from braindecode_suite.workflows.fitting import prepare
@@ -26,6 +25,7 @@ from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.model_card import FIGURE_KEYS, figures
 from braindecode_suite.workflows.scoring import Predicted, Settings, score_retrieval
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+from braindecode_suite.workflows.studies import filtered
 
 
 def verify_model(
