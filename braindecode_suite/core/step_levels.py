@@ -1,8 +1,9 @@
-"""Levels of a trials column (sessions, runs) within which a step of a recipe is fitted, each on its own training rows."""
+"""Levels of the trials (sessions, runs) within which a step of a recipe is fitted, each on its own training rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,43 @@ from braindecode_suite.core.errors import InputError
 
 MOST_ROWS = 400
 
+By = str | tuple[str, ...] | None
+"""Column of the trials that names a level, several that do so together, or None for one level of all."""
 
-def level_keys(trials: pd.DataFrame, by: str | None) -> NDArray[np.object_]:
+
+def block_columns(block: str | None) -> By:
+    """Return the columns that tell blocks apart: runs are numbered within their session.
+
+    Examples
+    --------
+    >>> block_columns("session"), block_columns("run")
+    ('session', ('session', 'run'))
+    """
+    return ("session", "run") if block == "run" else block
+
+
+def level_keys(trials: pd.DataFrame, by: By) -> NDArray[np.object_]:
     """Return the level of every trial as str, array of shape (trials,); one level for all where `by` is None."""
     if by is None:
         return np.full(len(trials), "all", dtype=object)
-    return np.asarray(trials[by].astype(str).to_numpy(dtype=object))
+    columns = [trials[column].astype(str) for column in ((by,) if isinstance(by, str) else by)]
+    return np.array(["/".join(parts) for parts in zip(*columns, strict=True)], dtype=object)
+
+
+def level_word(by: By) -> str:
+    """Return what a level is called.
+
+    Examples
+    --------
+    >>> level_word("session"), level_word(("session", "run")), level_word(None)
+    ('session', 'session/run', 'rows')
+    """
+    return "rows" if by is None else by if isinstance(by, str) else "/".join(by)
+
+
+def restored_columns(by: Any) -> By:
+    """Return `by` as it was before it went through JSON."""
+    return tuple(by) if isinstance(by, list) else by
 
 
 def level_rows(
@@ -55,17 +87,15 @@ def level_rows(
     return found
 
 
-def level_places(
-    keys: NDArray[np.object_], levels: Sequence[str], by: str | None, step: str
-) -> NDArray[np.int64]:
+def level_places(keys: NDArray[np.object_], levels: Sequence[str], by: By, step: str) -> NDArray[np.int64]:
     """Return the index into `levels` of every key; a level that the step was not fitted on is an error."""
     place = {level: k for k, level in enumerate(levels)}
     unknown = [key for key in keys if key not in place]
     if unknown:
         raise InputError(
             f"recipe step {step!r}",
-            expected=f"rows of {by} {', '.join(levels)}",
-            found=f"{by} {unknown[0]}",
+            expected=f"rows of {level_word(by)} {', '.join(levels)}",
+            found=f"{level_word(by)} {unknown[0]}",
             hint="a held-out block needs scope 'heldout-block'",
         )
     return np.array([place[key] for key in keys], np.int64)

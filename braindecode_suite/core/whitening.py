@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.checks import check_option, check_shape
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.step_levels import MOST_ROWS, level_keys, level_places, level_rows, unfitted
+from braindecode_suite.core.step_levels import (
+    MOST_ROWS,
+    By,
+    level_keys,
+    level_places,
+    level_rows,
+    level_word,
+    restored_columns,
+    unfitted,
+)
 
 _KEPT_ROOTS = 16
 
@@ -37,8 +46,8 @@ class Whiten:
         Seconds of the samples, as in `SensorSpace.times`. Rows may be shorter: they hold the first of these times.
     tmax : float or None
         Last sample that counts as noise, seconds from the picture; None takes all of them.
-    by : str or None
-        Column of ``trials`` to fit within; None takes all training rows together.
+    by : str, tuple of str or None
+        As in `RobustScale`.
     scope : {'train', 'heldout-block'}
         As in `RobustScale`.
     most_rows : int
@@ -52,7 +61,7 @@ class Whiten:
 
     times: Sequence[float] | np.ndarray
     tmax: float | None = 0.0
-    by: str | None = "session"
+    by: By = "session"
     scope: str = "train"
     most_rows: int = MOST_ROWS
     levels: tuple[str, ...] = ()
@@ -100,7 +109,7 @@ class Whiten:
         for level, own in level_rows(keys, rows, self.scope, self.most_rows, self.name).items():
             block = np.asarray(responses[own], np.float64)
             check_shape("responses", block, "rows sensors times", times=len(np.asarray(self.times)))
-            found[level] = _covariance(block[:, :, inside], f"{self.by or 'rows'} {level}")
+            found[level] = _covariance(block[:, :, inside], f"{level_word(self.by)} {level}")
         return Whiten(
             self.times,
             self.tmax,
@@ -159,7 +168,7 @@ class Whiten:
         return cls(
             arrays["times"],
             facts["tmax"],
-            facts["by"],
+            restored_columns(facts["by"]),
             facts["scope"],
             facts["most_rows"],
             tuple(facts["levels"]),
