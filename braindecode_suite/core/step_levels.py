@@ -53,7 +53,13 @@ def restored_columns(by: Any) -> By:
 
 
 def level_rows(
-    keys: NDArray[np.object_], rows: NDArray[np.int64], scope: str, most_rows: int, step: str
+    keys: NDArray[np.object_],
+    rows: NDArray[np.int64],
+    scope: str,
+    most_rows: int,
+    step: str,
+    *,
+    fewest: int = 1,
 ) -> dict[str, NDArray[np.int64]]:
     """Return, for every level, the rows that it is fitted on, in the order of the recording.
 
@@ -64,11 +70,12 @@ def level_rows(
     rows : array of int
         Training rows.
     scope : {'train', 'heldout-block'}
-        The latter takes all rows of a level that has no training row.
+        The latter takes all rows of a level that has fewer than `fewest` training rows.
     most_rows : int
         At most so many of a level's rows, evenly spaced, so that its epochs fit into memory.
     step : str
         Name of the step, for errors.
+    fewest : int
 
     Raises
     ------
@@ -78,7 +85,7 @@ def level_rows(
     found = {}
     for level in np.unique(keys if scope == "heldout-block" else keys[rows]):
         inside = np.sort(rows[keys[rows] == level])
-        if not len(inside):
+        if len(inside) < fewest and scope == "heldout-block":
             inside = np.flatnonzero(keys == level)
         few = np.unique(np.linspace(0, len(inside) - 1, most_rows).round().astype(int))
         found[str(level)] = inside[few]

@@ -214,7 +214,8 @@ def prepare_sensors(study: Study, train: np.ndarray, read: np.ndarray, sensors: 
     study : Study
     train, read : int arrays
         Training rows, none for a person who is left out, and all rows that will be read. Where a block that is read
-        has fewer than two, those that have none are scaled by label-free statistics of their own (transductive, and described as such).
+        has fewer than two, those that have none are scaled, and those with fewer than two whitened, by label-free statistics of their own
+        (transductive, and described as such).
     sensors : SensorRecipe
     """
     if not isinstance(study.space, SensorSpace):
