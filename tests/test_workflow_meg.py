@@ -117,7 +117,8 @@ def test_courses_say_what_was_before_the_picture(facts: dict) -> None:
     assert np.shape(known["values"]) == (len(known["times"]),) * 2
 
 
-def test_the_evoked_response_is_a_file_of_mne(out: Path) -> None:
+def test_the_evoked_response_is_a_file_of_mne(out: Path, facts: dict) -> None:
+    assert facts["sensors"]["unit"] == "interquartile ranges"  # models see whitened sensors
     evoked = mne.read_evokeds(result_path(out, "01", "meg", "ave.fif"), verbose="error")[0]
     assert evoked.data.shape == (275, 41)
     assert evoked.times[0] == pytest.approx(-0.2)

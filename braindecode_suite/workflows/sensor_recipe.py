@@ -9,7 +9,7 @@ from pydantic import PositiveFloat, field_validator, model_validator
 
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
-from braindecode_suite.core.recipe import Step
+from braindecode_suite.core.recipe import Recipe, Step
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.step_levels import block_columns
 from braindecode_suite.core.whitening import Whiten
@@ -70,3 +70,23 @@ class SensorRecipe(Config):
         if "baseline" in self.order:
             made["baseline"] = Baseline(space.times, *self.baseline)
         return [made[name] for name in self.order]
+
+
+def sensor_by_sensor(recipe: Recipe) -> Recipe:
+    """Return the steps but for a whitening, after which a channel is a sum over sensors; all of them where a later one was fitted to it."""
+    names = [step.name for step in recipe.steps]
+    if "whiten" not in names or "robust-scale" in names[names.index("whiten") :]:
+        return recipe
+    return Recipe(tuple(step for step in recipe.steps if step.name != "whiten"))
+
+
+def unit_after(recipe: Recipe, recorded: str) -> str:
+    """Return the unit of what comes out of a recipe, for recordings in another one.
+
+    Examples
+    --------
+    >>> unit_after(Recipe((RobustScale(), Clip())), "tesla"), unit_after(Recipe(), "tesla")
+    ('interquartile ranges', 'tesla')
+    """
+    units = {"robust-scale": "interquartile ranges", "whiten": "standard deviations of the noise"}
+    return next((units[step.name] for step in reversed(recipe.steps) if step.name in units), recorded)

@@ -19,11 +19,13 @@ from braindecode_suite.core.config import Config
 from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import Window, growing_windows, sliding_windows, window_matrix
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.learning.folds import group_folds
-from braindecode_suite.learning.responses import BLOCK
+from braindecode_suite.learning.responses import read_blocks
 from braindecode_suite.learning.ridge import RidgeFit, ridge_cv
+from braindecode_suite.learning.sensor_trials import BLOCK
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.steps import Arrays, Steps
@@ -78,13 +80,10 @@ class Sliding:
     ranks: np.ndarray
 
 
-def mean_response(prepared: Prepared, epochs: np.ndarray) -> np.ndarray:
-    """Return the mean of all training trials, of shape (sensors, times); NaN where a sensor is never there."""
-    rows = prepared.split.train[0]
-    total = np.zeros(epochs.shape[1:])
-    count = np.zeros(epochs.shape[1:])
-    for start in range(0, len(rows), BLOCK):
-        block = epochs[rows[start : start + BLOCK]]
+def mean_response(study: Study, rows: np.ndarray) -> np.ndarray:
+    """Return the mean of some trials, of shape (sensors, times); NaN where a sensor is never there."""
+    total, count = np.zeros((2, *study.responses.shape[1:]))
+    for _, block in read_blocks(study, rows, BLOCK):
         known = np.isfinite(block)
         total += np.where(known, block, 0).sum(axis=0, dtype=np.float64)
         count += known.sum(axis=0)
