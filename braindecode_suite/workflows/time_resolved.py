@@ -273,7 +273,7 @@ class _WindowDecoder:
 
     def fit(self, window: Window) -> tuple[RidgeFit, dict[str, RidgeFit]]:
         """Return the map to latents and those to each set of features, fitted in one go: they share the decomposition."""
-        X = window_matrix(self.epochs[self.train], window)
+        X = window_matrix(self.epochs, window, self.train)
         targets = np.concatenate([self.latents, *self.features.values()], axis=1)
         fit = ridge_cv(X, targets[self.image], folds=self.folds)
         stops = np.cumsum([self.latents.shape[1], *(values.shape[1] for values in self.features.values())])
@@ -286,19 +286,19 @@ class _WindowDecoder:
 
     def predicted(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the mean prediction of each test image, less that of training images, of shape (images, targets)."""
-        test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+        test = _mean_rows(window_matrix(self.epochs, window, self.test), self.shown)
         return np.asarray(fit.predict(test) - fit.predict(self._centre(window)), np.float32)
 
     def single(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the rank of the truth for each test trial alone, of shape (trials,)."""
-        matrix = self._compare([fit], window, window_matrix(self.epochs[self.test], window))[0]
+        matrix = self._compare([fit], window, window_matrix(self.epochs, window, self.test))[0]
         return ranks(matrix, self.shown)
 
     def similarities(self, fits: Sequence[RidgeFit], window: Window) -> list[np.ndarray]:
         """Return the similarities of several maps' predictions from the samples of one window."""
         # maps are linear: mean predictions are predictions of means
         return self._compare(
-            fits, window, _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+            fits, window, _mean_rows(window_matrix(self.epochs, window, self.test), self.shown)
         )
 
     def _compare(self, fits: Sequence[RidgeFit], window: Window, test: np.ndarray) -> list[np.ndarray]:
@@ -313,7 +313,7 @@ class _WindowDecoder:
 
     def _centre(self, window: Window) -> np.ndarray:
         """Return the mean of the training images' samples, of shape (1, samples)."""
-        return _mean_rows(window_matrix(self.epochs[self.train], window), self.image).mean(axis=0)[None]
+        return _mean_rows(window_matrix(self.epochs, window, self.train), self.image).mean(axis=0)[None]
 
 
 def _columns(fit: RidgeFit, part: slice) -> RidgeFit:
