@@ -167,13 +167,12 @@ class MegWorkflow:
         config, control, where = self.config, other.control, f" ({other.control} channels alone)"
         with steps.block(f"filter the {control} channels"):
             try:
-                study = filtered(other.study)
+                prepared = self.decoding.prepare(filtered(other.study), decoded.prepared.split)
             except InputError as error:
-                study, reason = None, str(error)
-        if study is None:
+                prepared, reason = None, str(error)
+        if prepared is None:
             steps.skip(f"{control} channels alone", reason)
             return
-        prepared = self.decoding.prepare(study, decoded.prepared.split)
         alone = self.decoding.fit_baseline(
             steps, prepared, {"retrieval": decoded.targets["retrieval"]}, where
         )
