@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -161,6 +162,25 @@ def test_a_window_that_still_grows_is_the_start_of_the_whole_epoch(responses, tr
     assert_allclose(
         step.apply(responses[:, :, :4], trials), step.apply(responses, trials)[:, :, :4], rtol=1e-6
     )
+
+
+def test_each_level_has_its_root_computed_once_however_often_rows_of_all_are_read(
+    responses, trials, monkeypatch
+):
+    many = trials.assign(session=np.arange(120) // 4)  # 30 levels
+    step = Whiten(TIMES).fit(responses, many, np.arange(120))
+    computed = []
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: computed.append(1) or eigh(matrix))
+    first = step.apply(responses, many)
+    assert_array_equal(step.apply(responses, many), first)
+    assert len(computed) == 30
+
+
+def test_a_fitted_step_goes_to_another_process(responses, trials):
+    step = Whiten(TIMES).fit(responses, trials, np.arange(120))
+    expected = step.apply(responses, trials)
+    assert_array_equal(pickle.loads(pickle.dumps(step)).apply(responses, trials), expected)
 
 
 def test_what_cannot_be_whitened_says_so(responses, trials):

@@ -24,7 +24,8 @@ from braindecode_suite.core.step_levels import (
     unfitted,
 )
 
-_KEPT_ROOTS = 16
+SPARE_ROOTS = 16
+"""Roots that are kept beyond one a level: of rows that lack sensors which others of their level have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,12 @@ class Whiten:
                 else "no times",
                 hint="`noise_until: null` takes whole epochs",
             )
-        object.__setattr__(self, "_root", lru_cache(_KEPT_ROOTS)(self._compute_root))
+        object.__setattr__(self, "_root", lru_cache(len(self.levels) + SPARE_ROOTS)(self._compute_root))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the roots out: a copy in another process computes its own."""
+        given = (self.times, self.tmax, self.by, self.scope, self.most_rows, self.levels, self.covariance)
+        return type(self), given
 
     def _noise(self) -> NDArray[np.bool_]:
         times = np.asarray(self.times)
