@@ -278,7 +278,15 @@ def causal_part(results: Results) -> Part | None:
     table = compared(results, lines, "filtered", "What causal filtering costs")
     if table is None:
         return None
-    note = f"Forwards only, the signal is {float(known['delay_ms']):g} ms late, which an answer waits for."
+    cost = "; ".join(
+        f"{model_title(model)} {number(one['value'])} {interval(one['low'], one['high'])}"
+        for model, one in ((model, mapping(one)) for model, one in mapping(known.get("cost")).items())
+    )
+    note = (
+        f"Forwards only, the signal is {float(known['delay_ms']):g} ms late, which an answer waits for, and models are of one seed, fitted for "
+        "retrieval alone."
+        + (f" Forwards only minus both directions, same seed, paired over images: {cost}." if cost else "")
+    )
     return Part(
         title="Causal filters",
         table=replace(table, note=note),
