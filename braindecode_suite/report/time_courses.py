@@ -257,11 +257,19 @@ def generalisation_figure(known: Mapping[str, Any]) -> FigureBlock:
         axis.set_ylabel("trained on the window around (ms)")
         figure.colorbar(shown, ax=axis, label=metric_title(str(known["metric"])))
     best = np.unravel_index(values.argmax(), values.shape)
+    kept = mapping(known.get("off_diagonal"))
+    share = (
+        f" After the picture came on, maps on windows that do not overlap theirs keep {number(kept['value'])} "
+        f"{interval(kept['low'], kept['high'])} of what maps decode from their own, chance taken off both (1: a pattern that does not change; "
+        "95\u00a0%, images drawn again)."
+        if kept
+        else ""
+    )
     return draw(
         "time-generalisation",
         figure,
         f"Temporal generalisation, {len(times)} by {len(times)} windows; highest {number(values.max())}, trained at {times[best[0]]:.0f} ms and tested at {times[best[1]]:.0f} ms.",
-        f"{metric_title(str(known['metric']))} of ridge trained on one window and tested on another; predictions averaged over repeats. Chance {number(known['chance'])}.",
+        f"{metric_title(str(known['metric']))} of ridge trained on one window and tested on another; predictions averaged over repeats. Chance {number(known['chance'])}.{share}",
         "a square: one pattern is held over that time. A diagonal alone: what carries the images changes from moment to moment.",
     )
 

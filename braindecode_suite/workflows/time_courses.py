@@ -76,7 +76,7 @@ def decode_over_time(
     for kind, course in _score_graded(steps, decoded, sliding, features).items():
         facts[kind] = {**course, **by_centre}
     if len(sliding.generalisation) > 1:
-        facts["generalisation"] = generalisation_facts(sliding)
+        facts["generalisation"] = generalisation_facts(sliding, decoded.settings)
     if config.time.growing_every:
         facts["growing"] = {
             **_score_growing(steps, decoding, config, decoded),

@@ -13,6 +13,7 @@ from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import EDGE, Window
 from braindecode_suite.metrics.peaks import find_peak
 from braindecode_suite.metrics.retrieval import chance_top_k, cosine, ranks, relative_rank
+from braindecode_suite.metrics.temporal_generalisation import generalise, off_diagonal
 from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test
 from braindecode_suite.metrics.time_courses import TimeCourse, ends_before_onset, peak_latency, time_course
 from braindecode_suite.metrics.unique_variance import unique_variance
@@ -365,15 +366,28 @@ def _cluster_facts(test: ClusterTest, times: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def generalisation_facts(sliding: Sliding) -> dict[str, Any]:
-    """Return the matrix of scores, maps of one window on the samples of another, for the report."""
-    values = (sliding.ranks == 0).mean(axis=2)
-    return {
-        "metric": METRIC,
-        "chance": chance_top_k(sliding.similarity.shape[2]),
-        "times": [sliding.windows[k].centre for k in sliding.generalisation],
-        "values": values.round(6).tolist(),
+def generalisation_facts(sliding: Sliding, settings: Settings) -> dict[str, Any]:
+    """Return the matrix of scores, maps of one window on the samples of another, and what is kept off its diagonal, for the report."""
+    windows = [sliding.windows[k] for k in sliding.generalisation]
+    centres = np.array([window.centre for window in windows])
+    drawn: dict[str, Any] = {
+        "units": settings.units,
+        "seed": settings.seed,
+        "n_resamples": settings.n_bootstrap,
     }
+    found = generalise(sliding.ranks, centres, sliding.similarity.shape[2], **drawn)
+    facts: dict[str, Any] = {
+        "metric": METRIC,
+        "chance": found.chance,
+        "times": centres.tolist(),
+        "values": found.mean.round(6).tolist(),
+    }
+    width, after = windows[0].time_stop - windows[0].time_start, centres[centres >= -EDGE]
+    if len(after) > 1 and after[-1] - after[0] >= width - EDGE:
+        kept = off_diagonal(found, apart=width, over=settings.unit, **drawn)
+        if np.isfinite(kept.value):
+            facts["off_diagonal"] = {"value": kept.value, "low": kept.low, "high": kept.high}
+    return facts
 
 
 def picture_seconds(study: Study) -> float | None:
