@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from braindecode_suite.core.windows import growing_windows, sliding_windows
-from braindecode_suite.report.time_courses import generalisation_figure
+from braindecode_suite.report.time_courses import course_table, generalisation_figure
 from braindecode_suite.report.wording import number
 from braindecode_suite.workflows.image_features import image_features
 from braindecode_suite.workflows.scoring import Settings
@@ -72,6 +72,11 @@ def test_a_course_is_high_where_the_truth_is_near_and_its_cluster_has_a_p() -> N
     levels = {level["level"]: level for level in facts["levels"]}
     assert levels["mean-prediction"]["before_onset"]["windows"] == 2
     assert levels["mean-prediction"]["peak_time"] == pytest.approx(0.2)  # both are at 1
+    assert levels["mean-prediction"]["onset_time"] == pytest.approx(0.15)
+    assert levels["mean-prediction"]["onset_interval"] == [pytest.approx(0.15)] * 2
+    assert "onset_time" not in levels["single"]  # images do not differ: there is no band
+    line = course_table({**facts, "axis": "", "windows_are": ""}).rows[0]
+    assert "150 ms [150, 150]" in line
     assert [c["time_start"] for c in facts["clusters"] if c["p_value"] < 0.01] == [pytest.approx(0.15)]
 
 

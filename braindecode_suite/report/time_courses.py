@@ -200,7 +200,7 @@ def peak_table(course: Mapping[str, Any]) -> Table:
 
 
 def course_table(course: Mapping[str, Any]) -> Table:
-    """Return a line a level: before onset, the peak and its latency."""
+    """Return a line a level: before onset, when the score rises, the peak and its latency."""
     rows = []
     for level in map(mapping, sequence(course["levels"])):
         before, latency = mapping(level.get("before_onset")), sequence(level.get("peak_interval"))
@@ -209,6 +209,7 @@ def course_table(course: Mapping[str, Any]) -> Table:
                 LEVEL_TITLES.get(str(level["level"]), str(level["level"])),
                 number(course["chance"]),
                 f"{number(before['highest'])} ({number(before['upper'])})" if before else DASH,
+                onset_text(level),
                 number(level["peak_value"]),
                 f"{1000 * float(level['peak_time']):.0f} ms",
                 f"[{1000 * float(latency[0]):.0f}, {1000 * float(latency[1]):.0f}] ms" if latency else DASH,
@@ -222,15 +223,35 @@ def course_table(course: Mapping[str, Any]) -> Table:
             "level",
             "chance",
             "highest before onset (upper end of the simultaneous band)",
+            "half of its height from",
             "peak",
             "at",
             "95\u00a0% interval of its latency",
         ],
         rows=rows,
-        note=""
-        if least is None
-        else f"Largest cluster: p {p_text(least)}, {integer(course['n_permutations'])} permutations.",
+        note="Half of its height: the first of two windows in a row that reach half of the way from the mean before the picture to the peak, with its "
+        "95\u00a0% interval over images; nothing where the band at the peak reaches chance."
+        + (
+            ""
+            if least is None
+            else f" Largest cluster: p {p_text(least)}, {integer(course['n_permutations'])} permutations."
+        ),
     )
+
+
+def onset_text(level: Mapping[str, Any]) -> str:
+    """Return when a course rises to half of its peak, with the interval; a dash where it has none.
+
+    Examples
+    --------
+    >>> onset_text({"onset_time": 0.12, "onset_interval": [0.1, None]}), onset_text({})
+    ('120 ms [100, ∞]', '–')
+    """
+    if "onset_time" not in level:
+        return DASH
+    low, high = sequence(level["onset_interval"])
+    latest = "\u221e" if high is None else f"{1000 * float(high):.0f}"
+    return f"{1000 * float(level['onset_time']):.0f} ms [{1000 * float(low):.0f}, {latest}]"
 
 
 def generalisation_figure(known: Mapping[str, Any]) -> FigureBlock:

@@ -15,7 +15,13 @@ from braindecode_suite.metrics.peaks import find_peak
 from braindecode_suite.metrics.retrieval import chance_top_k, cosine, ranks, relative_rank
 from braindecode_suite.metrics.temporal_generalisation import generalise, off_diagonal
 from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test
-from braindecode_suite.metrics.time_courses import TimeCourse, ends_before_onset, peak_latency, time_course
+from braindecode_suite.metrics.time_courses import (
+    TimeCourse,
+    ends_before_onset,
+    onset_latency,
+    peak_latency,
+    time_course,
+)
 from braindecode_suite.metrics.unique_variance import unique_variance
 from braindecode_suite.workflows.scoring import HEADLINE_SCORER, Settings
 from braindecode_suite.workflows.time_resolved import Sliding
@@ -344,6 +350,10 @@ def _level_facts(level: str, course: TimeCourse) -> dict[str, Any]:
             "peak_interval": [peak.low, peak.high],
             "peak_value": float(course.mean[after].max()),
         }
+        onset, best = onset_latency(course), int(np.where(after, course.mean, -np.inf).argmax())
+        if course.band_low[best] > course.chance and np.isfinite(onset.value):
+            latest = onset.high if np.isfinite(onset.high) else None  # some draws have no onset
+            facts |= {"onset_time": onset.value, "onset_interval": [onset.low, latest]}
     if course.before.any():
         highest = float(course.mean[course.before].max())
         facts["before_onset"] = {
