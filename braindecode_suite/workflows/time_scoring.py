@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import EDGE, Window
 from braindecode_suite.metrics.peaks import find_peak
-from braindecode_suite.metrics.retrieval import chance_top_k, cosine, ranks, relative_rank
+from braindecode_suite.metrics.retrieval import chance_top_k, cosine
 from braindecode_suite.metrics.temporal_generalisation import generalise, off_diagonal
-from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test
+from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test, score_windows
 from braindecode_suite.metrics.time_courses import (
     TimeCourse,
     ends_before_onset,
@@ -73,7 +73,7 @@ def score_course(
     chance = chance_top_k(n)
     before = ends_before_onset(windows)
     times = np.array([w.centre if named == "centre" else w.time_stop for w in windows])
-    values = {"mean-prediction": np.array([ranks(one, np.arange(n)) == 0 for one in similarity], np.float64)}
+    values = {"mean-prediction": score_windows(similarity)}
     if single is not None and shown is not None:
         counts = np.bincount(shown, minlength=n)
         values["single"] = np.array([np.bincount(shown, one == 0, n) / counts for one in single])
@@ -169,9 +169,7 @@ def score_features(
     """
     n = len(next(iter(true.values())))
     courses = {
-        name: _course(
-            windows, np.stack([_identified(cosine(one, true[name])) for one in values]), 0.5, settings
-        )
+        name: _course(windows, _identified(cosine(one, true[name]) for one in values), 0.5, settings)
         for name, values in decoded.items()
     }
     scores = [
@@ -240,7 +238,7 @@ def score_identification(
         As for `score_features`.
     """
     n = similarity.shape[2]
-    course = _course(windows, np.stack([_identified(one) for one in similarity]), 0.5, settings)
+    course = _course(windows, _identified(similarity), 0.5, settings)
     rows = _rows(windows, course, settings, IDENTIFICATION, model=model, gallery=n)
     facts = {
         "model": model,
@@ -255,10 +253,9 @@ def score_identification(
     return [replace(row, target=target, scorer=HEADLINE_SCORER) for row in rows], facts
 
 
-def _identified(similarity: np.ndarray) -> np.ndarray:
-    """Return each image's share of the others that lose against the truth."""
-    n = similarity.shape[1]
-    return np.asarray(1 - relative_rank(ranks(similarity, np.arange(n)), n))
+def _identified(similarity: Iterable[np.ndarray]) -> np.ndarray:
+    """Return each image's share of the others that lose against the truth, of shape (windows, images)."""
+    return score_windows(similarity, score="relative-rank")
 
 
 def _course(windows: Sequence[Window], values: np.ndarray, chance: float, settings: Settings) -> TimeCourse:
