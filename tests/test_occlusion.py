@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial import KDTree
 
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.metrics.occlusion import masked, neighbourhoods, occlude
+from braindecode_suite.metrics.occlusion import neighbourhoods, occlude
 
 SENSORS, IMAGES = 12, 200
 
@@ -97,16 +97,6 @@ def test_sensors_at_one_place_stay_together(positions):
     assert (neighbourhoods(triplets, n_nearest=1).sum(axis=1) == 3).all()
 
 
-def test_masked_sensors_are_nan_and_the_epochs_stay(read):
-    epochs = np.ones((2, SENSORS, 4), np.float32)
-    gone = np.arange(SENSORS) == 3
-    out = masked(epochs, gone)
-    assert np.isnan(out[:, 3]).all()
-    assert out.dtype == np.float32
-    assert_array_equal(out[:, ~gone], epochs[:, ~gone])
-    assert np.isfinite(epochs).all()
-
-
 def test_bad_groups_and_scores_are_refused(read, positions):
     one = np.eye(SENSORS, dtype=bool)[:1]
     with pytest.raises(InputError, match="true or false"):
@@ -123,7 +113,3 @@ def test_bad_groups_and_scores_are_refused(read, positions):
         neighbourhoods(positions, radius=-1.0)
     with pytest.raises(InputError, match="from 1 to the 12 sensors"):
         neighbourhoods(positions, n_nearest=13)
-    with pytest.raises(InputError, match="floating-point"):
-        masked(np.ones((2, SENSORS, 4), int), one[0])
-    with pytest.raises(InputError, match="sensors=12"):
-        masked(np.ones((2, 3, 4)), one[0])

@@ -15,12 +15,14 @@ from PIL import Image
 from braindecode_suite.cli import main
 from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError, MissingChannels
+from braindecode_suite.core.manifest import RunLog
 from braindecode_suite.core.score import read_scores
 from braindecode_suite.datasets.bids_meg import BidsMegOptions
-from braindecode_suite.workflows import other_channels
+from braindecode_suite.workflows import meg, other_channels
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
-from braindecode_suite.workflows.other_channels import find_other_channels
+from braindecode_suite.workflows.other_channels import OtherChannels, find_other_channels
 from braindecode_suite.workflows.results import result_path
+from braindecode_suite.workflows.steps import Steps
 from tests.meg_files import SENSORS, SFREQ, make_events, make_raw, write_run
 
 TOP1 = "retrieval_brain_to_image_top1"
@@ -152,6 +154,26 @@ class Recorded:
 
 JOB = SimpleNamespace(dataset=Recorded(), data_dir=None, subject="01", work_dir=None)
 LIKE = SimpleNamespace(trials=trials(1.0, 2.0))
+
+
+def test_channels_that_cannot_be_preprocessed_are_a_skipped_step_when_all_else_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def prepare(study: object, split: object) -> None:
+        raise InputError(
+            "session 1", expected="at least 2 rows to whiten by", found="0 of 9 rows with values"
+        )
+
+    monkeypatch.setattr(meg, "filtered", lambda study: study)
+    workflow = object.__new__(meg.MegWorkflow)
+    workflow.config, workflow.decoding = MegWorkflowConfig(), SimpleNamespace(prepare=prepare)  # type: ignore[assignment]
+    log = RunLog([])
+    other = OtherChannels("eye", SimpleNamespace())  # type: ignore[arg-type]
+    decoded = SimpleNamespace(prepared=SimpleNamespace(split=None))
+    workflow._other_channels(Steps(tmp_path, log, {}), decoded, other)  # type: ignore[arg-type]
+    (skipped,) = [step for step in log.steps if step.status == "skipped"]
+    assert skipped.name == "eye channels alone"
+    assert "at least 2 rows to whiten by" in skipped.detail
 
 
 def test_what_cannot_be_read_is_not_taken_for_not_recorded() -> None:

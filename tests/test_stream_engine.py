@@ -15,11 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.protocols import FitContext
+from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.stream import Chunk, Marker, StreamFacts
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.datasets.stream_file import Faults, FileSource, open_recording
 from braindecode_suite.encoders.ridge import RidgeEncoder
 from braindecode_suite.learning.synthetic import TableTarget
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.stream import as_live, match_trials
 from braindecode_suite.workflows.stream_bundle import lay_out_windows, read_stream_bundle, save_stream_bundle
 from braindecode_suite.workflows.stream_engine import Answer, EngineOptions, StreamEngine, choose_multiple
@@ -555,6 +557,32 @@ def test_ridge_on_whole_epochs_is_decoded_live_as_offline(replay, tmp_path):
     parity = compare(bundle, loaded, as_live(world.study, bundle), rows, summary.answers, trials)
     assert parity.holds, parity
     assert parity.n_answers == parity.n_trials >= 8
+
+
+def test_a_recipe_of_runs_that_whitens_is_that_of_the_last_calibration_run_live_as_offline(replay, tmp_path):
+    world = replay.world
+    trials = world.study.trials.assign(run=np.where(world.study.trials["session"] == "02", 7, 1))
+    steps = SensorRecipe(order=("scale", "whiten", "baseline", "clip"), scale_by="run").steps(
+        world.study.space
+    )
+    study = replace(world.study, trials=trials, recipe=None)
+    study = study.prepared(Recipe(tuple(steps)), np.arange(len(trials)))
+    target = TableTarget("toy", world.bundle.gallery.values)
+    ridge = RidgeEncoder(RidgeEncoder.preset("default"), FitContext(work_dir=tmp_path / "fit"))
+    calibration = Cohort.of(study, world.rows)
+    ridge.fit(Cohort.of(study, np.flatnonzero(trials["run"] == 1)), calibration, {"retrieval": target})
+    ridge.save(tmp_path)
+    save_stream_bundle(tmp_path, ridge, calibration, world.bundle.gallery, target, model="ridge")
+    bundle, loaded = read_stream_bundle(tmp_path)
+    assert (bundle.session, bundle.run) == ("02", "7")
+    source = replay.source()
+    summary = run_stream(StreamEngine(bundle, loaded, source.facts, EngineOptions()), source, keep=True)
+    rows, numbers = match_trials(study, world.recording, bundle, summary.starts)
+    parity = compare(bundle, loaded, as_live(study, bundle), rows, summary.answers, numbers)
+    assert parity.holds, parity
+    own = np.asarray(loaded.predict(Cohort.of(study, rows))["retrieval"].flat)
+    live = {answer.trial: answer.latents["retrieval"].flat[0] for answer in summary.answers}
+    assert_allclose(np.stack([live[number] for number in numbers]), own, atol=1e-3)
 
 
 def test_a_picture_outside_the_gallery_takes_the_place_of_another_in_calibration(replay, tmp_path):

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.manifest import RunLog
+from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import window_matrix
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks
 from braindecode_suite.workflows.fitting import prepare
-from braindecode_suite.workflows.sensor_recipe import SensorRecipe
+from braindecode_suite.workflows.sensor_recipe import SensorRecipe, sensor_by_sensor, unit_after
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.time_resolved import (
     TimeResolvedConfig,
     _WindowDecoder,
     decode_sliding,
     map_epochs,
+    mean_response,
 )
 
 SENSORS, TIMES, WIDTH = 12, np.arange(-20, 60) / 100, 5
@@ -89,6 +93,23 @@ def test_the_map_holds_the_preprocessed_epochs(prepared, sliding):
     epochs, _ = sliding
     rows = np.array([0, 17, 200])
     assert np.array_equal(epochs[rows], prepared.study.read(rows), equal_nan=True)
+
+
+def test_the_mean_response_is_that_of_sensors_where_models_see_a_whitened_one(prepared):
+    rows, plain = prepared.split.train[0], replace(prepared.study, recipe=None)
+    scaled, whitened = (
+        plain.prepared(Recipe(SensorRecipe(order=order).steps(plain.space)), rows)
+        for order in (("scale", "baseline"), ("scale", "whiten", "baseline"))
+    )
+    recipe = sensor_by_sensor(whitened.recipe)
+    found = mean_response(replace(whitened, recipe=recipe), rows)
+    assert np.allclose(found, scaled.read(rows).mean(axis=0), atol=1e-6, equal_nan=True)
+    assert not np.allclose(found, whitened.read(rows).mean(axis=0), atol=0.1, equal_nan=True)
+    assert np.isnan(found).all(axis=1).tolist() == [k == 3 for k in range(SENSORS)]
+    assert unit_after(recipe, "tesla") == "interquartile ranges"
+    assert unit_after(whitened.recipe, "tesla") == "standard deviations of the noise"
+    scaled_last = plain.prepared(Recipe(SensorRecipe(order=("whiten", "scale")).steps(plain.space)), rows)
+    assert sensor_by_sensor(scaled_last.recipe) is scaled_last.recipe
 
 
 def test_images_are_found_while_they_are_there_and_not_before(sliding):

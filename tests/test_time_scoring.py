@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 
 from braindecode_suite.core.windows import growing_windows, sliding_windows
+from braindecode_suite.report.time_courses import course_table, generalisation_figure
+from braindecode_suite.report.wording import number
 from braindecode_suite.workflows.image_features import image_features
 from braindecode_suite.workflows.scoring import Settings
+from braindecode_suite.workflows.time_resolved import Sliding
 from braindecode_suite.workflows.time_scoring import (
+    generalisation_facts,
     score_course,
     score_features,
     score_identification,
@@ -68,7 +72,42 @@ def test_a_course_is_high_where_the_truth_is_near_and_its_cluster_has_a_p() -> N
     levels = {level["level"]: level for level in facts["levels"]}
     assert levels["mean-prediction"]["before_onset"]["windows"] == 2
     assert levels["mean-prediction"]["peak_time"] == pytest.approx(0.2)  # both are at 1
+    assert levels["mean-prediction"]["onset_time"] == pytest.approx(0.15)
+    assert levels["mean-prediction"]["onset_interval"] == [pytest.approx(0.15)] * 2
+    assert "onset_time" not in levels["single"]  # images do not differ: there is no band
+    line = course_table({**facts, "axis": "", "windows_are": ""}).rows[0]
+    assert "150 ms [150, 150]" in line
     assert [c["time_start"] for c in facts["clusters"] if c["p_value"] < 0.01] == [pytest.approx(0.15)]
+
+
+@pytest.mark.parametrize(("reach", "kept"), [(0, 0.0), (9, 1.0)])
+def test_generalisation_says_how_much_other_times_keep_of_what_a_map_decodes(reach: int, kept: float) -> None:
+    n, rng = len(WINDOWS), np.random.default_rng(4)
+    ranks = rng.integers(1, IMAGES, (n, n, IMAGES))
+    late = [k for k, window in enumerate(WINDOWS) if window.time_start >= -1e-9]
+    for i in late:
+        for j in late:
+            if abs(i - j) <= reach:
+                ranks[i, j, : IMAGES // 2] = 0  # half of the images, always the same
+    sliding = Sliding(
+        windows=WINDOWS,
+        similarity=np.empty((n, IMAGES, IMAGES)),
+        single=np.empty((n, 0)),
+        features={},
+        generalisation=list(range(n)),
+        ranks=ranks,
+    )
+    facts = generalisation_facts(sliding, SETTINGS)
+    assert facts["chance"] == pytest.approx(1 / IMAGES)
+    assert np.array(facts["values"])[late[1], late[1]] == 0.5
+    share = facts["off_diagonal"]
+    assert share["low"] <= share["value"] <= share["high"]
+    assert share["value"] == pytest.approx(kept, abs=0.05)
+    assert f"keep {number(share['value'])} [" in generalisation_figure(facts).caption
+    ranks[:] = 5
+    nothing = generalisation_facts(sliding, SETTINGS)
+    assert "off_diagonal" not in nothing
+    assert "keep" not in generalisation_figure(nothing).caption
 
 
 def test_growing_windows_are_named_by_their_end() -> None:

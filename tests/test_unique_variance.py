@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.metrics.time_courses import peak_latency, time_course
-from braindecode_suite.metrics.unique_variance import leading_components, unique_variance
+from braindecode_suite.metrics.unique_variance import unique_variance
 
 
 def adjusted(y, *features):
@@ -116,15 +116,6 @@ def test_repeated_features_count_once_and_constant_ones_not_at_all():
     assert_allclose(unique_variance([y], a, a).first, 0.0, atol=1e-8)
 
 
-def test_leading_components_carry_the_most_variance():
-    rng = np.random.default_rng(9)
-    wide = rng.standard_normal((30, 5)) @ rng.standard_normal((5, 200)) + 3
-    parts = leading_components(wide, 3)
-    values = np.linalg.eigvalsh(np.cov(wide.T))[::-1]
-    assert_allclose(parts.var(axis=0, ddof=1), values[:3])
-    assert leading_components(wide, 50).shape == (30, 5)
-
-
 def test_bad_sets_are_refused():
     rng = np.random.default_rng(10)
     a, b = rng.standard_normal((20, 6)), rng.standard_normal((20, 5))
@@ -138,5 +129,3 @@ def test_bad_sets_are_refused():
         unique_variance([a * np.nan], a[:, :2], b[:, :2])
     with pytest.raises(InputError, match="at least one window"):
         unique_variance([], a[:, :2], b[:, :2])
-    with pytest.raises(InputError, match="`n`"):
-        leading_components(a, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -99,15 +100,54 @@ def test_a_sensor_that_fails_for_a_while_is_missing_then_and_only_then(responses
     assert_allclose(found[7, kept], root @ responses[7, kept].astype(float), rtol=1e-4, atol=1e-5)
 
 
-def test_rows_in_which_a_sensor_failed_are_left_out_of_the_covariance(responses, trials):
+def shrunk_pair_by_pair(x: np.ndarray) -> np.ndarray:
+    """Ledoit and Wolf with a sum for each pair of sensors over the rows that have both."""
+    there, n_sensors = np.isfinite(x).all(axis=2), x.shape[1]
+    centred = x - np.stack([x[there[:, k], k].mean(axis=0) for k in range(n_sensors)])
+    covariance, doubt = np.empty((2, n_sensors, n_sensors))
+    for i in range(n_sensors):
+        for j in range(n_sensors):
+            both = there[:, i] & there[:, j]
+            products = (centred[both, i] * centred[both, j]).ravel()
+            covariance[i, j], doubt[i, j] = products.mean(), products.var() / len(products)
+    target = np.diag(covariance).mean() * np.eye(n_sensors)
+    share = doubt.sum() / np.square(covariance - target).sum()
+    return (1 - share) * covariance + share * target
+
+
+def test_a_covariance_is_that_of_the_rows_that_have_both_sensors(responses, trials):
     failing = responses.copy()
     failing[3, 1] = np.nan
     failing[5, 4, :2] = np.nan
     rows = np.arange(60)
-    found = Whiten(TIMES).fit(failing, trials, rows)
-    assert_array_equal(
-        found.covariance, Whiten(TIMES).fit(responses, trials, np.setdiff1d(rows, [3, 5])).covariance
-    )
+    found = Whiten(TIMES).fit(failing, trials, rows).covariance[0]
+    failing[5, 4] = np.nan
+    expected = shrunk_pair_by_pair(failing[rows][:, :, BEFORE].astype(float) / 1e-13)
+    assert_allclose(found / 1e-26, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_runs_that_lack_a_sensor_each_are_whitened_though_no_row_has_all(responses, trials):
+    failing = responses.copy()
+    for run in range(N_SENSORS):
+        failing[run::N_SENSORS, run] = np.nan
+    step = Whiten(TIMES, tmax=None).fit(failing, trials, np.arange(120))
+    found = step.apply(failing, trials)
+    assert_array_equal(np.isnan(found), np.isnan(failing))
+    whole = Whiten(TIMES, tmax=None).fit(responses, trials, np.arange(120))
+    assert_allclose(step.covariance, whole.covariance, atol=0.2 * whole.covariance.max())
+    assert (np.linalg.eigvalsh(step.covariance / 1e-26) > 0).all()
+
+
+def test_covariances_that_contradict_each_other_still_make_a_root():
+    """Three sensors, of which each pair is seen together once: alike, alike, and opposite."""
+    block = np.full((3, 3, 200), np.nan)
+    noise = np.random.default_rng(0).standard_normal((3, 200))
+    for row, (i, j, sign) in enumerate(((0, 1, 1), (1, 2, 1), (0, 2, -1))):
+        block[row, i], block[row, j] = noise[row], sign * noise[row]
+    trials = pd.DataFrame({"session": ["a"] * 3})
+    step = Whiten(np.arange(200) / 100, tmax=None).fit(block, trials, np.arange(3))
+    assert np.linalg.eigvalsh(step.covariance[0]).min() > 0
+    assert_array_equal(np.isnan(step.apply(block, trials)), np.isnan(block))
 
 
 def test_a_flat_sensor_is_missing(responses, trials):
@@ -124,6 +164,25 @@ def test_a_window_that_still_grows_is_the_start_of_the_whole_epoch(responses, tr
     )
 
 
+def test_each_level_has_its_root_computed_once_however_often_rows_of_all_are_read(
+    responses, trials, monkeypatch
+):
+    many = trials.assign(session=np.arange(120) // 4)  # 30 levels
+    step = Whiten(TIMES).fit(responses, many, np.arange(120))
+    computed = []
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: computed.append(1) or eigh(matrix))
+    first = step.apply(responses, many)
+    assert_array_equal(step.apply(responses, many), first)
+    assert len(computed) == 30
+
+
+def test_a_fitted_step_goes_to_another_process(responses, trials):
+    step = Whiten(TIMES).fit(responses, trials, np.arange(120))
+    expected = step.apply(responses, trials)
+    assert_array_equal(pickle.loads(pickle.dumps(step)).apply(responses, trials), expected)
+
+
 def test_what_cannot_be_whitened_says_so(responses, trials):
     with pytest.raises(InputError, match=r"a sample up to -1 s; found epochs from -0.1 to 0.14 s"):
         Whiten(TIMES, tmax=-1)
@@ -133,8 +192,21 @@ def test_what_cannot_be_whitened_says_so(responses, trials):
         Whiten(TIMES).fit(responses, trials, np.arange(60)).apply(responses, trials)
     with pytest.raises(InputError, match="expected a fitted step"):
         Whiten(TIMES).apply(responses, trials)
-    held_out = Whiten(TIMES, scope="heldout-block").fit(responses, trials, np.arange(60))
-    assert np.isfinite(held_out.apply(responses, trials)).all()
+    with pytest.raises(
+        InputError, match="session a: expected sensors that vary in the samples that are taken"
+    ):
+        Whiten(TIMES).fit(responses * 0, trials, np.arange(60))
+    first = Baseline(TIMES[10:]).apply(responses[:, :, 10:], trials)  # one sample, less itself
+    with pytest.raises(InputError, match="a baseline of one sample leaves nothing of it"):
+        Whiten(TIMES[10:]).fit(first, trials, np.arange(120))
+
+
+@pytest.mark.parametrize("n_own", [0, 1])
+def test_a_held_out_block_is_whitened_by_its_own_rows_where_too_few_train(responses, trials, n_own):
+    step = Whiten(TIMES, scope="heldout-block").fit(responses, trials, np.arange(60 + n_own))
+    own = Whiten(TIMES).fit(responses, trials, np.arange(120))
+    assert_array_equal(step.covariance, own.covariance)
+    assert np.isfinite(step.apply(responses, trials)).all()
 
 
 def test_a_recipe_that_whitens_comes_back_from_json_and_safetensors(responses, trials):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,17 @@ def test_a_window_lies_side_by_side_and_a_masked_sensor_is_the_middle():
     window = sliding_windows(np.arange(5) / 10, width=0.2, stride=0.1)[1]
     found = window_matrix(epochs, window)
     assert found.tolist() == [[1, 2, 6, 7, 11, 12], [16, 17, 21, 22, 0, 0]]
+
+
+def test_a_window_of_some_rows_takes_the_memory_of_the_window_not_of_the_epochs():
+    epochs = np.arange(400 * 10 * 500, dtype=np.float32).reshape(400, 10, 500)
+    window, rows = sliding_windows(np.arange(500) / 100, width=0.1)[7], np.arange(399, 0, -2)
+    tracemalloc.start()
+    found = window_matrix(epochs, window, rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found, window_matrix(epochs[rows], window))
+    assert peak < 5 * found.nbytes < epochs.nbytes / 10
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mne
 import numpy as np
@@ -14,8 +15,10 @@ from braindecode_suite.cli import main
 from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import read_scores
+from braindecode_suite.workflows.meg import causal_cost
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.results import model_dir, result_path
+from braindecode_suite.workflows.scoring import Settings
 from braindecode_suite.workflows.sensor_occlusion import spread_sensors
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from tests.eeg2_files import write_eeg2
@@ -117,11 +120,33 @@ def test_courses_say_what_was_before_the_picture(facts: dict) -> None:
     assert np.shape(known["values"]) == (len(known["times"]),) * 2
 
 
-def test_the_evoked_response_is_a_file_of_mne(out: Path) -> None:
+def test_the_evoked_response_is_a_file_of_mne(out: Path, facts: dict) -> None:
+    assert facts["sensors"]["unit"] == "interquartile ranges"  # models see whitened sensors
     evoked = mne.read_evokeds(result_path(out, "01", "meg", "ave.fif"), verbose="error")[0]
     assert evoked.data.shape == (275, 41)
     assert evoked.times[0] == pytest.approx(-0.2)
     assert mne.find_layout(evoked.info).kind == "CTF-275"
+
+
+def test_what_causal_filters_cost_is_paired_over_images_and_of_one_seed() -> None:
+    ids = np.array([f"{k:02d}" for k in range(20)], dtype=object)
+    settings = Settings(subject="01", split="drawn", seed=0, n_bootstrap=200, n_permutations=1000)
+
+    def rows(model: str, seed: str, first: np.ndarray) -> list[dict[str, Any]]:
+        same = {"model": model, "seed": seed, "scorer": "cosine-centred", "direction": "brain_to_image"}
+        return [{**same, "stimulus_id": i, "rank": int(not hit)} for i, hit in zip(ids, first, strict=True)]
+
+    some, most, none = np.arange(20) < 8, np.arange(20) < 12, np.zeros(20)
+    plain = [*rows("deep", "4", most), *rows("deep", "5", none), *rows("linear", "", some)]
+    causal = [*rows("deep", "4", some), *rows("linear", "", some)]
+    cost = causal_cost(causal, plain, ("deep", "linear"), "4", ids, settings)
+    assert cost["deep"]["value"] == pytest.approx(-0.2)
+    assert cost["deep"]["low"] < -0.2 < cost["deep"]["high"] <= 0
+    assert cost["linear"] == {
+        "value": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+    }  # the same images: unpaired it would be wide
 
 
 def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.DataFrame) -> None:
@@ -133,6 +158,16 @@ def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.Da
     assert len(bundle.windows) > 1
     assert bundle.pictures is not None
     assert facts["causal"]["delay_ms"] > 0
+    plain = scores[(scores["metric"] == TOP1) & (scores["versus"] == "") & scores["time_start"].isna()]
+    plain = plain[(plain["scorer"] == "cosine-centred") & (plain["level"] == "mean-prediction")]
+    plain = plain[plain["control"] == "brain"]
+    for model, cost in facts["causal"]["cost"].items():
+        before, after = (
+            plain[(plain["split"] == split) & (plain["model"] == model)].iloc[0]["value"]
+            for split in ("as-given", facts["causal"]["split"])
+        )
+        assert cost["value"] == pytest.approx(after - before)
+        assert cost["low"] <= cost["value"] <= cost["high"]
     causal = scores[scores["split"] == facts["causal"]["split"]]
     assert set(causal["model"]) == {"meg-module", "ridge"}
 
@@ -243,6 +278,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "Jitter of latencies",
         "Where the decoder reads",
         "What causal filtering costs",
+        "Forwards only minus both directions, same seed, paired over images",
         "Maps of one time on the samples of another",
         "highest before onset",
         "What is early and what is late",

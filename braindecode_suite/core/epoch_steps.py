@@ -14,12 +14,20 @@ import pandas as pd
 
 from braindecode_suite.core.checks import check_option, check_shape
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.step_levels import MOST_ROWS, level_keys, level_places, level_rows, unfitted
+from braindecode_suite.core.step_levels import (
+    MOST_ROWS,
+    By,
+    level_keys,
+    level_places,
+    level_rows,
+    restored_columns,
+    unfitted,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class RobustScale:
-    """``(x - median) / (q75 - q25)`` of every sensor within each level of a trials column, over training rows and times.
+    """``(x - median) / (q75 - q25)`` of every sensor within each level of the trials, over training rows and times.
 
     The semantics of scikit-learn's ``RobustScaler``, except that a sensor that never varies becomes NaN, to be masked (see
     `constant`), and is not left as it is. A session without training rows cannot be fitted: its rows are refused, unless `scope` is
@@ -27,14 +35,14 @@ class RobustScale:
 
     Parameters
     ----------
-    by : str or None
-        Column of ``trials`` to scale within; None takes all training rows together.
+    by : str, tuple of str or None
+        Column of ``trials`` to scale within, or several that name a block together; None takes all training rows together.
     scope : {'train', 'heldout-block'}
     most_rows : int
         A level is fitted on at most so many of its rows, evenly spaced, so that its epochs fit into memory.
     """
 
-    by: str | None = "session"
+    by: By = "session"
     scope: str = "train"
     most_rows: int = MOST_ROWS
     levels: tuple[str, ...] = ()
@@ -114,7 +122,7 @@ class RobustScale:
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> RobustScale:
         """Return the step that `describe` and `state` came from."""
         return cls(
-            facts["by"],
+            restored_columns(facts["by"]),
             facts["scope"],
             facts["most_rows"],
             tuple(facts["levels"]),

@@ -13,9 +13,19 @@ from numpy.typing import NDArray
 
 from braindecode_suite.core.checks import check_option, check_shape
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.step_levels import MOST_ROWS, level_keys, level_places, level_rows, unfitted
+from braindecode_suite.core.step_levels import (
+    MOST_ROWS,
+    By,
+    level_keys,
+    level_places,
+    level_rows,
+    level_word,
+    restored_columns,
+    unfitted,
+)
 
-_KEPT_ROOTS = 16
+SPARE_ROOTS = 16
+"""Roots that are kept beyond one a level: of rows that lack sensors which others of their level have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +37,9 @@ class Whiten:
     every output as near to its own sensor as a whitening can; it is a sum over sensors all the same, so that places on the helmet
     stand for filters and no longer for points.
 
-    A sensor without values (NaN) in a row has no part in it: the row is whitened by the covariance of the sensors that it has, and
-    the others stay NaN. So does, in all rows of a level, a sensor that lacks values in most of those that C is fitted on, or never
-    varies there.
+    A sensor without values (NaN) in a row has no part in it: the covariance of two sensors is that over the rows that have both, the row
+    is whitened by the covariance of the sensors that it has, and the others stay NaN. So does, in all rows of a level, a sensor that
+    lacks values in most of those that C is fitted on, or never varies there.
 
     Parameters
     ----------
@@ -37,8 +47,8 @@ class Whiten:
         Seconds of the samples, as in `SensorSpace.times`. Rows may be shorter: they hold the first of these times.
     tmax : float or None
         Last sample that counts as noise, seconds from the picture; None takes all of them.
-    by : str or None
-        Column of ``trials`` to fit within; None takes all training rows together.
+    by : str, tuple of str or None
+        As in `RobustScale`.
     scope : {'train', 'heldout-block'}
         As in `RobustScale`.
     most_rows : int
@@ -52,7 +62,7 @@ class Whiten:
 
     times: Sequence[float] | np.ndarray
     tmax: float | None = 0.0
-    by: str | None = "session"
+    by: By = "session"
     scope: str = "train"
     most_rows: int = MOST_ROWS
     levels: tuple[str, ...] = ()
@@ -73,7 +83,12 @@ class Whiten:
                 else "no times",
                 hint="`noise_until: null` takes whole epochs",
             )
-        object.__setattr__(self, "_root", lru_cache(_KEPT_ROOTS)(self._compute_root))
+        object.__setattr__(self, "_root", lru_cache(len(self.levels) + SPARE_ROOTS)(self._compute_root))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the roots out: a copy in another process computes its own."""
+        given = (self.times, self.tmax, self.by, self.scope, self.most_rows, self.levels, self.covariance)
+        return type(self), given
 
     def _noise(self) -> NDArray[np.bool_]:
         times = np.asarray(self.times)
@@ -92,15 +107,15 @@ class Whiten:
         Raises
         ------
         InputError
-            A level has fewer than two rows with values.
+            A level has fewer than two rows with values, or no sensor that varies.
         """
         inside = np.flatnonzero(self._noise())
         keys = level_keys(trials, self.by)
         found = {}
-        for level, own in level_rows(keys, rows, self.scope, self.most_rows, self.name).items():
+        for level, own in level_rows(keys, rows, self.scope, self.most_rows, self.name, fewest=2).items():
             block = np.asarray(responses[own], np.float64)
             check_shape("responses", block, "rows sensors times", times=len(np.asarray(self.times)))
-            found[level] = _covariance(block[:, :, inside], f"{self.by or 'rows'} {level}")
+            found[level] = _covariance(block[:, :, inside], f"{level_word(self.by)} {level}")
         return Whiten(
             self.times,
             self.tmax,
@@ -159,7 +174,7 @@ class Whiten:
         return cls(
             arrays["times"],
             facts["tmax"],
-            facts["by"],
+            restored_columns(facts["by"]),
             facts["scope"],
             facts["most_rows"],
             tuple(facts["levels"]),
@@ -170,25 +185,53 @@ class Whiten:
 def _covariance(block: NDArray[np.float64], what: str) -> NDArray[np.float64]:
     """Return the shrunk covariance of a block (rows, sensors, times); NaN for sensors that mostly lack values, or never vary.
 
-    A sensor that has values in more than half of the rows stays, and the rows that lack one of those sensors are left out.
+    Any two sensors that have values in more than half of the rows have them in a row together.
     """
-    from sklearn.covariance import ledoit_wolf
-
     there: NDArray[np.bool_] = np.all(np.isfinite(block), axis=2)  # (rows, sensors)
     usual = there.mean(axis=0) > 0.5
-    block = block[there[:, usual].all(axis=1)]
     if len(block) < 2 or not usual.any():
         raise InputError(
             what,
-            expected="at least 2 rows to whiten by, with values of all sensors that mostly have some",
-            found=f"{len(block)} of {len(there)}",
+            expected="at least 2 rows to whiten by, with a sensor that has values in most of them",
+            found=f"{int(there.any(axis=1).sum())} of {len(there)} rows with values",
             hint="whiten over all rows together (scale_by: null), or leave 'whiten' out of the order",
         )
-    deviations = block - block.mean(axis=0)
-    sensors = np.flatnonzero(usual & (np.ptp(deviations, axis=(0, 2)) > 0))
-    samples = np.moveaxis(deviations[:, sensors], 1, 2).reshape(-1, len(sensors))
-    unit = np.sqrt(np.square(samples).mean())  # tesla squared would underflow in the rule's fourth powers
-    shrunk, _ = ledoit_wolf(samples / unit, assume_centered=True)
+    block, there = block[:, usual], there[:, usual]
+    known = np.where(there[:, :, None], block, 0.0)
+    mean = known.sum(axis=0) / there.sum(axis=0)[:, None]
+    deviations = np.where(there[:, :, None], known - mean, 0.0)
+    varies = np.ptp(deviations, axis=(0, 2)) > 0
+    if not varies.any():
+        raise InputError(
+            what,
+            expected="sensors that vary in the samples that are taken for noise",
+            found="none that does",
+            hint="`noise_until: null` takes whole epochs; a baseline of one sample leaves nothing of it",
+        )
+    sensors = np.flatnonzero(usual)[varies]
     full = np.full((len(usual), len(usual)), np.nan)
-    full[np.ix_(sensors, sensors)] = shrunk * unit**2
+    full[np.ix_(sensors, sensors)] = _shrunk(deviations[:, varies], there[:, varies])
     return full
+
+
+def _shrunk(deviations: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the covariance of deviations (rows, sensors, times), shrunk by the rule of Ledoit and Wolf.
+
+    Each covariance is that of the rows that have both sensors, and so is its own variance, which the rule sums; where rows lack none that
+    is scikit-learn's ``ledoit_wolf``. Covariances of different rows may contradict each other, which shows as a direction of less
+    variance than the shrinkage alone gives it: it is given that much.
+    """
+    unit = np.sqrt(np.square(deviations).mean())  # tesla squared would underflow in fourth powers
+    samples = np.moveaxis(deviations / unit, 1, 2).reshape(-1, deviations.shape[1])
+    n = there.T.astype(np.float64) @ there * deviations.shape[2]
+    empirical = samples.T @ samples / n
+    squares = np.square(samples)
+    usual = np.trace(empirical) / len(empirical)
+    away = np.square(empirical - usual * np.eye(len(empirical))).sum()
+    error = min(((squares.T @ squares / n - np.square(empirical)) / n).sum(), away)
+    shrinkage = error / away if error > 0 else 0.0
+    shrunk = (1 - shrinkage) * empirical + shrinkage * usual * np.eye(len(empirical))
+    if not there.all():
+        variances, directions = np.linalg.eigh(shrunk)
+        shrunk = directions * np.maximum(variances, shrinkage * usual) @ directions.T
+    return np.asarray(shrunk * unit**2)

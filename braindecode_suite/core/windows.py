@@ -103,14 +103,16 @@ def growing_windows(
     return [_window(times, begin, stop, step) for stop in stops]
 
 
-def window_matrix(epochs: np.ndarray, window: Window) -> np.ndarray:
-    """Return the samples of a window side by side, sensor by sensor.
+def window_matrix(epochs: np.ndarray, window: Window, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the samples of a window side by side, sensor by sensor; no others are read.
 
     Parameters
     ----------
     epochs : array of shape (rows, sensors, times)
         NaN where a sensor is masked; it counts as 0, which is the middle of a scaled sensor.
     window : Window
+    rows : int array, optional
+        Of the epochs, in the order wanted; all by default.
 
     Returns
     -------
@@ -119,7 +121,8 @@ def window_matrix(epochs: np.ndarray, window: Window) -> np.ndarray:
     check_shape("epochs", epochs, "rows sensors times")
     if window.stop > epochs.shape[2]:
         raise InputError("`window`", expected=f"at most {epochs.shape[2]} samples", found=str(window.stop))
-    part = np.asarray(epochs[:, :, window.samples], np.float32)
+    part = epochs[:, :, window.samples]  # a view, so that picking rows copies nothing but the window
+    part = np.asarray(part if rows is None else part[rows], np.float32)
     return np.nan_to_num(part, nan=0.0).reshape(len(part), -1)
 
 

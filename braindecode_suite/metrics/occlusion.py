@@ -2,7 +2,7 @@
 
 A drop says that the model uses what the sensors say, not that the brain makes it there: fields spread, and what one sensor loses its
 neighbours may still tell, so that groups of neighbours are masked, not sensors one by one. A masked sensor is absent, as one that was
-bad in the recording: how a model treats that is the model's own affair (`masked`).
+bad in the recording: how a model treats that is the model's own affair.
 """
 
 from __future__ import annotations
@@ -171,26 +171,6 @@ def neighbourhoods(
             )
         reach = np.sort(away, axis=1)[:, n_nearest - 1]
     return np.asarray(away <= (reach * (1 + 1e-9))[:, None])
-
-
-def masked(epochs: ArrayLike, sensors: Bools) -> NDArray[np.floating]:
-    """Return epochs whose sensors are NaN where they are masked: absent, for models that know absent sensors.
-
-    Parameters
-    ----------
-    epochs : array of shape (rows, sensors, times)
-    sensors : array of bool of shape (sensors,)
-
-    Returns
-    -------
-    array of shape (rows, sensors, times)
-    """
-    values = np.array(epochs, copy=True)
-    check_shape("epochs", values, "rows sensors times", sensors=len(sensors))
-    if not np.issubdtype(values.dtype, np.floating):
-        raise InputError("`epochs`", expected="floating-point values", found=str(values.dtype))
-    values[:, np.asarray(sensors)] = np.nan
-    return values
 
 
 def _score(score_without: ScoreWithout, mask: Bools) -> Floats:

@@ -63,8 +63,7 @@ def unique_variance(predicted: Iterable[ArrayLike], first: ArrayLike, second: Ar
         Predicted latents of the test images, one array a window. Latents count by their variance. A prediction that does not vary has
         no share explained, 0.
     first, second : array of shape (images, features)
-        E.g. what is early (low-level) and late (category) in the images; at most half as many in all as there are images
-        (`leading_components`).
+        E.g. what is early (low-level) and late (category) in the images; at most half as many in all as there are images.
 
     Returns
     -------
@@ -89,7 +88,7 @@ def unique_variance(predicted: Iterable[ArrayLike], first: ArrayLike, second: Ar
             "`first` and `second`",
             expected=f"at most {n // LEAST_IMAGES_PER_FEATURE} independent features for {n} images",
             found=str(p_both),
-            hint="take their leading components (`leading_components`)",
+            hint="take their leading components",
         )
     shares: list[list[Floats]] = [[], [], []]
     for matrix in predicted:
@@ -108,35 +107,6 @@ def unique_variance(predicted: Iterable[ArrayLike], first: ArrayLike, second: Ar
         total=both,
         n_features=(p_first, p_second, p_both),
     )
-
-
-def leading_components(features: ArrayLike, n: int) -> Floats:
-    """Return the `n` leading principal components of features over images, for sets that are too large to partial out.
-
-    Parameters
-    ----------
-    features : array of shape (images, features)
-    n : int
-        Fewer come back where the features have a lower rank.
-
-    Returns
-    -------
-    array of shape (images, components)
-        Uncorrelated, in the order of their variance.
-
-    Examples
-    --------
-    >>> leading_components([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]], 2).shape
-    (3, 1)
-    """
-    values = np.asarray(features, np.float64)
-    check_shape("features", values, "images features")
-    check_finite("`features`", values)
-    if n < 1:
-        raise InputError("`n`", expected="at least 1", found=str(n))
-    left, size, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    kept = min(n, _rank(size))
-    return np.asarray(left[:, :kept] * size[:kept])
 
 
 def _basis(features: Floats) -> Floats:

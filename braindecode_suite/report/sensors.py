@@ -99,7 +99,8 @@ def evoked_figure(evoked: mne.Evoked, unit: str) -> FigureBlock:
         "sensor-evoked",
         figure,
         f"Mean response of {int(good.sum())} sensors over time; largest at {peak:.0f} ms.",
-        "Mean over all training trials, preprocessed as for the models; thin lines are some of the sensors.",
+        "Mean over all training trials, preprocessed as for the models but never whitened, so that a line is a sensor; thin lines are some "
+        "of them.",
         "silence before 0, then deflections from about 80 ms on, and again after the picture goes off.",
     )
 

@@ -200,7 +200,7 @@ def peak_table(course: Mapping[str, Any]) -> Table:
 
 
 def course_table(course: Mapping[str, Any]) -> Table:
-    """Return a line a level: before onset, the peak and its latency."""
+    """Return a line a level: before onset, when the score rises, the peak and its latency."""
     rows = []
     for level in map(mapping, sequence(course["levels"])):
         before, latency = mapping(level.get("before_onset")), sequence(level.get("peak_interval"))
@@ -209,6 +209,7 @@ def course_table(course: Mapping[str, Any]) -> Table:
                 LEVEL_TITLES.get(str(level["level"]), str(level["level"])),
                 number(course["chance"]),
                 f"{number(before['highest'])} ({number(before['upper'])})" if before else DASH,
+                onset_text(level),
                 number(level["peak_value"]),
                 f"{1000 * float(level['peak_time']):.0f} ms",
                 f"[{1000 * float(latency[0]):.0f}, {1000 * float(latency[1]):.0f}] ms" if latency else DASH,
@@ -222,15 +223,35 @@ def course_table(course: Mapping[str, Any]) -> Table:
             "level",
             "chance",
             "highest before onset (upper end of the simultaneous band)",
+            "half of its height from",
             "peak",
             "at",
             "95\u00a0% interval of its latency",
         ],
         rows=rows,
-        note=""
-        if least is None
-        else f"Largest cluster: p {p_text(least)}, {integer(course['n_permutations'])} permutations.",
+        note="Half of its height: the first of two windows in a row that reach half of the way from the mean before the picture to the peak, with its "
+        "95\u00a0% interval over images; nothing where the band at the peak reaches chance."
+        + (
+            ""
+            if least is None
+            else f" Largest cluster: p {p_text(least)}, {integer(course['n_permutations'])} permutations."
+        ),
     )
+
+
+def onset_text(level: Mapping[str, Any]) -> str:
+    """Return when a course rises to half of its peak, with the interval; a dash where it has none.
+
+    Examples
+    --------
+    >>> onset_text({"onset_time": 0.12, "onset_interval": [0.1, None]}), onset_text({})
+    ('120 ms [100, ∞]', '–')
+    """
+    if "onset_time" not in level:
+        return DASH
+    low, high = sequence(level["onset_interval"])
+    latest = "\u221e" if high is None else f"{1000 * float(high):.0f}"
+    return f"{1000 * float(level['onset_time']):.0f} ms [{1000 * float(low):.0f}, {latest}]"
 
 
 def generalisation_figure(known: Mapping[str, Any]) -> FigureBlock:
@@ -257,11 +278,19 @@ def generalisation_figure(known: Mapping[str, Any]) -> FigureBlock:
         axis.set_ylabel("trained on the window around (ms)")
         figure.colorbar(shown, ax=axis, label=metric_title(str(known["metric"])))
     best = np.unravel_index(values.argmax(), values.shape)
+    kept = mapping(known.get("off_diagonal"))
+    share = (
+        f" After the picture came on, maps on windows that do not overlap theirs keep {number(kept['value'])} "
+        f"{interval(kept['low'], kept['high'])} of what maps decode from their own, chance taken off both (1: a pattern that does not change; "
+        "95\u00a0%, images drawn again)."
+        if kept
+        else ""
+    )
     return draw(
         "time-generalisation",
         figure,
         f"Temporal generalisation, {len(times)} by {len(times)} windows; highest {number(values.max())}, trained at {times[best[0]]:.0f} ms and tested at {times[best[1]]:.0f} ms.",
-        f"{metric_title(str(known['metric']))} of ridge trained on one window and tested on another; predictions averaged over repeats. Chance {number(known['chance'])}.",
+        f"{metric_title(str(known['metric']))} of ridge trained on one window and tested on another; predictions averaged over repeats. Chance {number(known['chance'])}.{share}",
         "a square: one pattern is held over that time. A diagonal alone: what carries the images changes from moment to moment.",
     )
 
@@ -278,7 +307,15 @@ def causal_part(results: Results) -> Part | None:
     table = compared(results, lines, "filtered", "What causal filtering costs")
     if table is None:
         return None
-    note = f"Forwards only, the signal is {float(known['delay_ms']):g} ms late, which an answer waits for."
+    cost = "; ".join(
+        f"{model_title(model)} {number(one['value'])} {interval(one['low'], one['high'])}"
+        for model, one in ((model, mapping(one)) for model, one in mapping(known.get("cost")).items())
+    )
+    note = (
+        f"Forwards only, the signal is {float(known['delay_ms']):g} ms late, which an answer waits for, and models are of one seed, fitted for "
+        "retrieval alone."
+        + (f" Forwards only minus both directions, same seed, paired over images: {cost}." if cost else "")
+    )
     return Part(
         title="Causal filters",
         table=replace(table, note=note),

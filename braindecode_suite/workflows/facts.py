@@ -238,7 +238,7 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
     words = []
     for step in recipe:
         if step["name"] == "z-score":
-            within = f"within each {step['by']}" if step["by"] else "over all sessions"
+            within = _within(step["by"])
             words.append(
                 f"Every unit was z-scored {within}, with the mean and standard deviation of "
                 + (
@@ -248,7 +248,7 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                 )
             )
         elif step["name"] == "robust-scale":
-            within = f"within each {step['by']}" if step["by"] else "over all sessions"
+            within = _within(step["by"])
             rows = (
                 "training rows"
                 if step["scope"] == "train"
@@ -258,7 +258,7 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                 f"Every sensor was scaled {within}: minus the median, over the interquartile range of {rows}."
             )
         elif step["name"] == "whiten":
-            within = f"within each {step['by']}" if step["by"] else "over all sessions"
+            within = _within(step["by"])
             samples = "whole epochs" if step["tmax"] is None else f"samples up to {step['tmax']:g} s"
             rows = (
                 "training rows"
@@ -284,6 +284,11 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
         else:
             words.append(f"{step['name']}: {', '.join(f'{k} {v}' for k, v in step.items() if k != 'name')}.")
     return " ".join(words)
+
+
+def _within(by: str | Sequence[str] | None) -> str:
+    """Return what a step was fitted within, in words; the last of several columns is the smallest block."""
+    return f"within each {by if isinstance(by, str) else by[-1]}" if by else "over all sessions"
 
 
 def _model_words(name: str, seeds: Sequence[str], n_parameters: int, departures: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from braindecode_suite.core.recipe import Recipe, Step, ZScore
 from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.split import Split
+from braindecode_suite.core.step_levels import block_columns, level_keys
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.learning.ridge_warnings import RidgeWarning
@@ -177,7 +178,7 @@ def prepare(
     study : Study
     split : Split
     zscore_by : str or None
-        Column within which units are z-scored. Where the first minutes of a recording leave blocks without training rows,
+        Block within which units are z-scored, session or run. Where the first minutes of a recording leave blocks without training rows,
         those blocks are normalised by label-free statistics of their own (transductive, and printed as such).
     keep_reliable : float or None
         Least single-trial noise ceiling of the units that are kept, from repeats of training images; None keeps all.
@@ -193,7 +194,7 @@ def prepare(
         scope = "train" if sensors.scale_by is None else _scope(study, split, sensors.scale_by)
         steps += sensors.steps(study.space, scope)
     elif zscore_by is not None:
-        steps.append(ZScore(by=zscore_by, scope=_scope(study, split, zscore_by)))
+        steps.append(ZScore(by=block_columns(zscore_by), scope=_scope(study, split, zscore_by)))
     if keep_reliable is not None:
         steps.append(KeepReliable(keep_reliable))
     recipe = Recipe(tuple(steps))
@@ -213,23 +214,23 @@ def prepare_sensors(study: Study, train: np.ndarray, read: np.ndarray, sensors: 
     study : Study
     train, read : int arrays
         Training rows, none for a person who is left out, and all rows that will be read. Where a block that is read
-        has fewer than two, those that have none are scaled by label-free statistics of their own (transductive, and described as such).
+        has fewer than two, those that have none are scaled, and those with fewer than two whitened, by label-free statistics of their own
+        (transductive, and described as such).
     sensors : SensorRecipe
     """
     if not isinstance(study.space, SensorSpace):
         raise InputError(f"sub-{study.subject}", expected="recordings of sensors", found=str(study.space))
-    column = sensors.scale_by
-    blocks = np.zeros(len(study.trials), int) if column is None else study.trials[column].to_numpy()
+    blocks = level_keys(study.trials, block_columns(sensors.scale_by))
     known, counts = np.unique(blocks[train], return_counts=True)
     scope = "train" if np.isin(blocks[read], known[counts > 1]).all() else "heldout-block"
     return study.prepared(Recipe(tuple(sensors.steps(study.space, scope))), train)
 
 
-def _scope(study: Study, split: Split, column: str) -> str:
+def _scope(study: Study, split: Split, block: str) -> str:
     """Return how blocks are z-scored: by training rows, unless the first minutes leave some without."""
     if split.minutes is None:
         return "train"
-    blocks = study.trials[column].to_numpy()
+    blocks = level_keys(study.trials, block_columns(block))
     known, counts = np.unique(blocks[split.train[0]], return_counts=True)
     read = np.concatenate([split.train[0], split.validation[0], split.test[0]])
     return "train" if np.isin(blocks[read], known[counts > 1]).all() else "heldout-block"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,13 +21,13 @@ from braindecode_suite.metrics.evidence import FEWEST
 from braindecode_suite.workflows.decoding import Decoded, Decoding
 from braindecode_suite.workflows.fitting import Prepared
 from braindecode_suite.workflows.job import ENDING, Job
-from braindecode_suite.workflows.learning_curve import prepare_portions, score_portions
+from braindecode_suite.workflows.learning_curve import hits, prepare_portions, score_portions
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.other_channels import OtherChannels, find_other_channels
-from braindecode_suite.workflows.people import Group, find_others, open_groups, score_groups
+from braindecode_suite.workflows.people import Group, find_others, gained, open_groups, score_groups
 from braindecode_suite.workflows.results import SubjectResults
-from braindecode_suite.workflows.scoring import score_retrieval
+from braindecode_suite.workflows.scoring import Settings, score_retrieval
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.stream_bundle import save_stream_bundle
@@ -43,6 +43,29 @@ def small_pictures(images: np.ndarray) -> np.ndarray:
     """Return images of shape (rows, height, width, 3), every k-th pixel of those that are large."""
     every = -(-max(images.shape[1:3]) // PICTURE)
     return np.ascontiguousarray(images[:, ::every, ::every])
+
+
+def causal_cost(
+    causal: Sequence[Mapping[str, Any]],
+    plain: Sequence[Mapping[str, Any]],
+    models: Sequence[str],
+    seed: str,
+    ids: np.ndarray,
+    settings: Settings,
+) -> dict[str, dict[str, float]]:
+    """Return how far each model is ahead on recordings that were filtered forwards only, paired over images: below 0 is a cost.
+
+    Parameters
+    ----------
+    causal, plain : sequence of mapping
+        Rows of `RetrievalScores`; of `plain`, which may be of several seeds, those of `seed` count, or of models without any.
+    models : sequence of str
+    seed : str
+    ids : array of shape (images,)
+    settings : Settings
+    """
+    same = [row for row in plain if row["seed"] in ("", seed)]
+    return {model: gained(hits(causal, model, ids), hits(same, model, ids), settings) for model in models}
 
 
 class MegWorkflow:
@@ -168,13 +191,12 @@ class MegWorkflow:
         config, control, where = self.config, other.control, f" ({other.control} channels alone)"
         with steps.block(f"filter the {control} channels"):
             try:
-                study = filtered(other.study)
+                prepared = self.decoding.prepare(filtered(other.study), decoded.prepared.split)
             except InputError as error:
-                study, reason = None, str(error)
-        if study is None:
+                prepared, reason = None, str(error)
+        if prepared is None:
             steps.skip(f"{control} channels alone", reason)
             return
-        prepared = self.decoding.prepare(study, decoded.prepared.split)
         alone = self.decoding.fit_baseline(
             steps, prepared, {"retrieval": decoded.targets["retrieval"]}, where
         )
@@ -240,7 +262,10 @@ class MegWorkflow:
             notes["windows"] = len(bundle.windows)
         decoded.results.live = fitted.folder
         delay = 0.0 if study.signal is None else float(study.signal.delay)
-        return {"split": named, "delay_ms": round(1000 * delay, 1)}
+        models = (config.encoder, config.baseline)
+        plain, seed = decoded.results.retrieval, str(self.decoding.seeds[0])
+        cost = causal_cost(scored.rows, plain, models, seed, gallery.ids, decoded.settings)
+        return {"split": named, "delay_ms": round(1000 * delay, 1), "cost": cost}
 
     def _jitters(self, steps: Steps, decoded: Decoded) -> list[dict[str, Any]]:
         """Score variants of a simulated study that differ in nothing but the jitter of latencies."""

@@ -9,8 +9,9 @@ from pydantic import PositiveFloat, field_validator, model_validator
 
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
-from braindecode_suite.core.recipe import Step
+from braindecode_suite.core.recipe import Recipe, Step
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.step_levels import block_columns
 from braindecode_suite.core.whitening import Whiten
 
 SensorStep = Literal["scale", "whiten", "baseline", "clip"]
@@ -28,7 +29,8 @@ class SensorRecipe(Config):
         Each at most once; what is not named is left out. ``whiten`` is in no published recipe of MEG decoders: it is that of
         THINGS-EEG2 (multivariate noise normalisation), here fitted on training rows only.
     scale_by : {'session', 'run'} or None
-        Column within which every sensor is scaled by median and interquartile range of training rows, and whitened.
+        Block within which every sensor is scaled by median and interquartile range of training rows, and whitened; a run is one of
+        its session.
     noise_until : float or None
         Samples up to so many seconds from the picture are the noise that is whitened; None takes whole epochs.
     baseline : tuple of (float or None, float)
@@ -58,12 +60,33 @@ class SensorRecipe(Config):
 
     def steps(self, space: SensorSpace, scope: str = "train") -> Sequence[Step]:
         """Return the steps, to be fitted on training rows; `scope` is that of `RobustScale`."""
+        by = block_columns(self.scale_by)
         made: dict[SensorStep, Step] = {
-            "scale": RobustScale(by=self.scale_by, scope=scope),
+            "scale": RobustScale(by=by, scope=scope),
             "clip": Clip(self.limit),
         }
         if "whiten" in self.order:
-            made["whiten"] = Whiten(space.times, self.noise_until, by=self.scale_by, scope=scope)
+            made["whiten"] = Whiten(space.times, self.noise_until, by=by, scope=scope)
         if "baseline" in self.order:
             made["baseline"] = Baseline(space.times, *self.baseline)
         return [made[name] for name in self.order]
+
+
+def sensor_by_sensor(recipe: Recipe) -> Recipe:
+    """Return the steps but for a whitening, after which a channel is a sum over sensors; all of them where a later one was fitted to it."""
+    names = [step.name for step in recipe.steps]
+    if "whiten" not in names or "robust-scale" in names[names.index("whiten") :]:
+        return recipe
+    return Recipe(tuple(step for step in recipe.steps if step.name != "whiten"))
+
+
+def unit_after(recipe: Recipe, recorded: str) -> str:
+    """Return the unit of what comes out of a recipe, for recordings in another one.
+
+    Examples
+    --------
+    >>> unit_after(Recipe((RobustScale(), Clip())), "tesla"), unit_after(Recipe(), "tesla")
+    ('interquartile ranges', 'tesla')
+    """
+    units = {"robust-scale": "interquartile ranges", "whiten": "standard deviations of the noise"}
+    return next((units[step.name] for step in reversed(recipe.steps) if step.name in units), recorded)

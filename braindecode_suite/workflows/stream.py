@@ -299,10 +299,10 @@ def check_parity(
 
 
 def as_live(study: Study, bundle: StreamBundle) -> Study:
-    """Return the study as a live run sees it: through the frozen recipe, all trials in the calibration session."""
+    """Return the study as a live run sees it: through the frozen recipe, all trials in the calibration run."""
     return replace(
         study,
-        trials=study.trials.assign(session=bundle.session),
+        trials=study.trials.assign(session=bundle.session, run=bundle.run),
         space=bundle.space,
         recipe=bundle.recipe,
     )

@@ -54,7 +54,7 @@ class StreamBundle:
     ----------
     model, seed : str, int
         Which entry of the model folder.
-    dataset, subject, session : str
+    dataset, subject, session, run : str
         Whose calibration run it is.
     role, target : str
         The latents that are retrieved by, and the name of their space.
@@ -85,6 +85,7 @@ class StreamBundle:
     dataset: str
     subject: str
     session: str
+    run: str
     role: str
     target: str
     space: SensorSpace
@@ -196,8 +197,8 @@ def save_stream_bundle(
         One of growing windows is asked at each of them; any other once, at the end of the epoch.
     calibration : Cohort
         Rows of one study, read through its fitted recipe and cut from signals that were preprocessed causally. None that the encoder
-        was fitted on, or evidence is worth less than it says. The last session among them is the one whose scaling and positions
-        live trials take.
+        was fitted on, or evidence is worth less than it says. The last session among them, and the last run of it, are those whose
+        scaling and positions live trials take.
     gallery : Latents
         True latents of the candidates.
     target : Target
@@ -262,13 +263,14 @@ def save_stream_bundle(
         multiple: fit_evidence(similarities[:, every(len(windows), multiple)], seen, used.stimulus_ids)
         for multiple in (MULTIPLES if len(windows) > 1 else (1,))
     }
-    session = str(study.trials["session"].iloc[int(rows.max())])
+    session, run = (str(study.trials[column].iloc[int(rows.max())]) for column in ("session", "run"))
     bundle = StreamBundle(
         model=ENCODERS.resolve(model),
         seed=seed,
         dataset=study.dataset,
         subject=study.subject,
         session=session,
+        run=run,
         role=role,
         target=gallery.target,
         space=replace(space, positions={session: space.positions[session]}, rois={}),
@@ -328,6 +330,7 @@ def read_stream_bundle(model_dir: Path, device: str = "cpu") -> tuple[StreamBund
     }
     bundle = StreamBundle(
         **{key: data[key] for key in ("model", "seed", "dataset", "subject", "session", "role", "target")},
+        run=str(data.get("run", "1")),  # older folders lack it
         space=space,
         signal=SignalRecipe.from_description(data["signal"]),
         recipe=None if data["recipe"] is None else Recipe.from_frozen(data["recipe"], numbers),
@@ -385,7 +388,17 @@ def _write(folder: Path, bundle: StreamBundle) -> None:
         "token": token,
         **{
             key: getattr(bundle, key)
-            for key in ("model", "seed", "dataset", "subject", "session", "role", "target", "masks_missing")
+            for key in (
+                "model",
+                "seed",
+                "dataset",
+                "subject",
+                "session",
+                "run",
+                "role",
+                "target",
+                "masks_missing",
+            )
         },
         "sensors": {"names": space.names, "kinds": space.kinds, "sfreq": space.sfreq, "layout": space.layout},
         "signal": bundle.signal.describe(),

@@ -465,8 +465,9 @@ def choose_multiple(
 
 
 def _one_row(bundle: StreamBundle) -> dict[str, Any]:
-    """Return responses and trials of a study of one row, in the calibration session."""
-    trials = {"stimulus_id": [""], "session": [bundle.session], "run": [1], "repeat": [1], "onset": [0.0]}
+    """Return responses and trials of a study of one row, in the calibration run."""
+    block = {"session": [bundle.session], "run": [bundle.run]}
+    trials = {"stimulus_id": [""], **block, "repeat": [1], "onset": [0.0]}
     shape = (1, bundle.space.n_units, len(bundle.space.times))
     return {"responses": np.zeros(shape, np.float32), "trials": pd.DataFrame(trials)}
 

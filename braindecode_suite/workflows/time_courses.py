@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from braindecode_suite.core.latents import Target
+from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.score import Score
 from braindecode_suite.metrics.unique_variance import LEAST_IMAGES_PER_FEATURE
 from braindecode_suite.workflows.configuration import merge
@@ -15,6 +17,7 @@ from braindecode_suite.workflows.decoding import Decoded, Decoding
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.image_features import ImageFeatures, image_features
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
+from braindecode_suite.workflows.sensor_recipe import sensor_by_sensor, unit_after
 from braindecode_suite.workflows.steps import Steps
 from braindecode_suite.workflows.time_resolved import (
     Sliding,
@@ -46,9 +49,10 @@ def decode_over_time(
     """Add a score for every window; return what the report draws."""
     prepared = decoded.prepared
     epochs = map_epochs(steps, prepared)
-    scaled = "scale" in config.sensors.order
-    decoded.results.evoked = {"mean of training trials": mean_response(prepared, epochs)}
-    decoded.results.facts["sensors"] = {"unit": "interquartile ranges" if scaled else prepared.study.unit}
+    recipe = sensor_by_sensor(prepared.study.recipe or Recipe())
+    evoked = mean_response(replace(prepared.study, recipe=recipe), prepared.split.train[0])
+    decoded.results.evoked = {"mean of training trials": evoked}
+    decoded.results.facts["sensors"] = {"unit": unit_after(recipe, prepared.study.unit)}
     words: dict[str, Any] = {"picture_seconds": picture_seconds(prepared.study)}
     signal = prepared.study.signal
     if signal is not None and not signal.causal:
@@ -72,7 +76,7 @@ def decode_over_time(
     for kind, course in _score_graded(steps, decoded, sliding, features).items():
         facts[kind] = {**course, **by_centre}
     if len(sliding.generalisation) > 1:
-        facts["generalisation"] = generalisation_facts(sliding)
+        facts["generalisation"] = generalisation_facts(sliding, decoded.settings)
     if config.time.growing_every:
         facts["growing"] = {
             **_score_growing(steps, decoding, config, decoded),

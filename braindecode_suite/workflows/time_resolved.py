@@ -19,11 +19,13 @@ from braindecode_suite.core.config import Config
 from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import Window, growing_windows, sliding_windows, window_matrix
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.learning.folds import group_folds
-from braindecode_suite.learning.responses import BLOCK
+from braindecode_suite.learning.responses import read_blocks
 from braindecode_suite.learning.ridge import RidgeFit, ridge_cv
+from braindecode_suite.learning.sensor_trials import BLOCK
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.steps import Arrays, Steps
@@ -78,13 +80,10 @@ class Sliding:
     ranks: np.ndarray
 
 
-def mean_response(prepared: Prepared, epochs: np.ndarray) -> np.ndarray:
-    """Return the mean of all training trials, of shape (sensors, times); NaN where a sensor is never there."""
-    rows = prepared.split.train[0]
-    total = np.zeros(epochs.shape[1:])
-    count = np.zeros(epochs.shape[1:])
-    for start in range(0, len(rows), BLOCK):
-        block = epochs[rows[start : start + BLOCK]]
+def mean_response(study: Study, rows: np.ndarray) -> np.ndarray:
+    """Return the mean of some trials, of shape (sensors, times); NaN where a sensor is never there."""
+    total, count = np.zeros((2, *study.responses.shape[1:]))
+    for _, block in read_blocks(study, rows, BLOCK):
         known = np.isfinite(block)
         total += np.where(known, block, 0).sum(axis=0, dtype=np.float64)
         count += known.sum(axis=0)
@@ -274,7 +273,7 @@ class _WindowDecoder:
 
     def fit(self, window: Window) -> tuple[RidgeFit, dict[str, RidgeFit]]:
         """Return the map to latents and those to each set of features, fitted in one go: they share the decomposition."""
-        X = window_matrix(self.epochs[self.train], window)
+        X = window_matrix(self.epochs, window, self.train)
         targets = np.concatenate([self.latents, *self.features.values()], axis=1)
         fit = ridge_cv(X, targets[self.image], folds=self.folds)
         stops = np.cumsum([self.latents.shape[1], *(values.shape[1] for values in self.features.values())])
@@ -287,19 +286,19 @@ class _WindowDecoder:
 
     def predicted(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the mean prediction of each test image, less that of training images, of shape (images, targets)."""
-        test = _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+        test = _mean_rows(window_matrix(self.epochs, window, self.test), self.shown)
         return np.asarray(fit.predict(test) - fit.predict(self._centre(window)), np.float32)
 
     def single(self, fit: RidgeFit, window: Window) -> np.ndarray:
         """Return the rank of the truth for each test trial alone, of shape (trials,)."""
-        matrix = self._compare([fit], window, window_matrix(self.epochs[self.test], window))[0]
+        matrix = self._compare([fit], window, window_matrix(self.epochs, window, self.test))[0]
         return ranks(matrix, self.shown)
 
     def similarities(self, fits: Sequence[RidgeFit], window: Window) -> list[np.ndarray]:
         """Return the similarities of several maps' predictions from the samples of one window."""
         # maps are linear: mean predictions are predictions of means
         return self._compare(
-            fits, window, _mean_rows(window_matrix(self.epochs[self.test], window), self.shown)
+            fits, window, _mean_rows(window_matrix(self.epochs, window, self.test), self.shown)
         )
 
     def _compare(self, fits: Sequence[RidgeFit], window: Window, test: np.ndarray) -> list[np.ndarray]:
@@ -314,7 +313,7 @@ class _WindowDecoder:
 
     def _centre(self, window: Window) -> np.ndarray:
         """Return the mean of the training images' samples, of shape (1, samples)."""
-        return _mean_rows(window_matrix(self.epochs[self.train], window), self.image).mean(axis=0)[None]
+        return _mean_rows(window_matrix(self.epochs, window, self.train), self.image).mean(axis=0)[None]
 
 
 def _columns(fit: RidgeFit, part: slice) -> RidgeFit:

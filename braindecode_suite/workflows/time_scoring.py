@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,9 +12,16 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import EDGE, Window
 from braindecode_suite.metrics.peaks import find_peak
-from braindecode_suite.metrics.retrieval import chance_top_k, cosine, ranks, relative_rank
-from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test
-from braindecode_suite.metrics.time_courses import TimeCourse, ends_before_onset, peak_latency, time_course
+from braindecode_suite.metrics.retrieval import chance_top_k, cosine
+from braindecode_suite.metrics.temporal_generalisation import generalise, off_diagonal
+from braindecode_suite.metrics.time_clusters import ClusterTest, cluster_test, score_windows
+from braindecode_suite.metrics.time_courses import (
+    TimeCourse,
+    ends_before_onset,
+    onset_latency,
+    peak_latency,
+    time_course,
+)
 from braindecode_suite.metrics.unique_variance import unique_variance
 from braindecode_suite.workflows.scoring import HEADLINE_SCORER, Settings
 from braindecode_suite.workflows.time_resolved import Sliding
@@ -66,7 +73,7 @@ def score_course(
     chance = chance_top_k(n)
     before = ends_before_onset(windows)
     times = np.array([w.centre if named == "centre" else w.time_stop for w in windows])
-    values = {"mean-prediction": np.array([ranks(one, np.arange(n)) == 0 for one in similarity], np.float64)}
+    values = {"mean-prediction": score_windows(similarity)}
     if single is not None and shown is not None:
         counts = np.bincount(shown, minlength=n)
         values["single"] = np.array([np.bincount(shown, one == 0, n) / counts for one in single])
@@ -162,9 +169,7 @@ def score_features(
     """
     n = len(next(iter(true.values())))
     courses = {
-        name: _course(
-            windows, np.stack([_identified(cosine(one, true[name])) for one in values]), 0.5, settings
-        )
+        name: _course(windows, _identified(cosine(one, true[name]) for one in values), 0.5, settings)
         for name, values in decoded.items()
     }
     scores = [
@@ -233,7 +238,7 @@ def score_identification(
         As for `score_features`.
     """
     n = similarity.shape[2]
-    course = _course(windows, np.stack([_identified(one) for one in similarity]), 0.5, settings)
+    course = _course(windows, _identified(similarity), 0.5, settings)
     rows = _rows(windows, course, settings, IDENTIFICATION, model=model, gallery=n)
     facts = {
         "model": model,
@@ -248,10 +253,9 @@ def score_identification(
     return [replace(row, target=target, scorer=HEADLINE_SCORER) for row in rows], facts
 
 
-def _identified(similarity: np.ndarray) -> np.ndarray:
-    """Return each image's share of the others that lose against the truth."""
-    n = similarity.shape[1]
-    return np.asarray(1 - relative_rank(ranks(similarity, np.arange(n)), n))
+def _identified(similarity: Iterable[np.ndarray]) -> np.ndarray:
+    """Return each image's share of the others that lose against the truth, of shape (windows, images)."""
+    return score_windows(similarity, score="relative-rank")
 
 
 def _course(windows: Sequence[Window], values: np.ndarray, chance: float, settings: Settings) -> TimeCourse:
@@ -343,6 +347,10 @@ def _level_facts(level: str, course: TimeCourse) -> dict[str, Any]:
             "peak_interval": [peak.low, peak.high],
             "peak_value": float(course.mean[after].max()),
         }
+        onset, best = onset_latency(course), int(np.where(after, course.mean, -np.inf).argmax())
+        if course.band_low[best] > course.chance and np.isfinite(onset.value):
+            latest = onset.high if np.isfinite(onset.high) else None  # some draws have no onset
+            facts |= {"onset_time": onset.value, "onset_interval": [onset.low, latest]}
     if course.before.any():
         highest = float(course.mean[course.before].max())
         facts["before_onset"] = {
@@ -365,15 +373,28 @@ def _cluster_facts(test: ClusterTest, times: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def generalisation_facts(sliding: Sliding) -> dict[str, Any]:
-    """Return the matrix of scores, maps of one window on the samples of another, for the report."""
-    values = (sliding.ranks == 0).mean(axis=2)
-    return {
-        "metric": METRIC,
-        "chance": chance_top_k(sliding.similarity.shape[2]),
-        "times": [sliding.windows[k].centre for k in sliding.generalisation],
-        "values": values.round(6).tolist(),
+def generalisation_facts(sliding: Sliding, settings: Settings) -> dict[str, Any]:
+    """Return the matrix of scores, maps of one window on the samples of another, and what is kept off its diagonal, for the report."""
+    windows = [sliding.windows[k] for k in sliding.generalisation]
+    centres = np.array([window.centre for window in windows])
+    drawn: dict[str, Any] = {
+        "units": settings.units,
+        "seed": settings.seed,
+        "n_resamples": settings.n_bootstrap,
     }
+    found = generalise(sliding.ranks, centres, sliding.similarity.shape[2], **drawn)
+    facts: dict[str, Any] = {
+        "metric": METRIC,
+        "chance": found.chance,
+        "times": centres.tolist(),
+        "values": found.mean.round(6).tolist(),
+    }
+    width, after = windows[0].time_stop - windows[0].time_start, centres[centres >= -EDGE]
+    if len(after) > 1 and after[-1] - after[0] >= width - EDGE:
+        kept = off_diagonal(found, apart=width, over=settings.unit, **drawn)
+        if np.isfinite(kept.value):
+            facts["off_diagonal"] = {"value": kept.value, "low": kept.low, "high": kept.high}
+    return facts
 
 
 def picture_seconds(study: Study) -> float | None:
