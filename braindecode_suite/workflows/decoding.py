@@ -19,8 +19,8 @@ from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
-from braindecode_suite.datasets.bids_meg import prepare as prepare_recordings
 from braindecode_suite.datasets.meg_runs import EpochRows
+from braindecode_suite.datasets.recording_study import prepare as prepare_recordings
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.metrics.networks import PUBLISHED, circular_scorers
