@@ -16,9 +16,11 @@ from numpy.testing import assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.datasets.bad_segments import BadSegment, find_rejected, summarise_rejected
-from braindecode_suite.datasets.bids_meg import BIDS_MEG, prepare
+from braindecode_suite.datasets.bids_meg import BIDS_MEG
 from braindecode_suite.datasets.meg_runs import EpochRows
-from braindecode_suite.datasets.things_meg import DROPOUTS, THINGS_MEG
+from braindecode_suite.datasets.recording_study import prepare
+from braindecode_suite.datasets.things_meg import THINGS_MEG
+from braindecode_suite.datasets.things_meg_raw import DROPOUTS
 from tests.meg_files import SENSORS, SFREQ, make_events, make_raw, write_run
 from tests.things_meg_files import write_things_meg
 

@@ -18,8 +18,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.signal import Filter, Resample, SignalRecipe
-from braindecode_suite.datasets.bids_meg import BIDS_MEG, prepare
+from braindecode_suite.datasets.bids_meg import BIDS_MEG
 from braindecode_suite.datasets.meg_runs import EpochRows, Run, find_fault
+from braindecode_suite.datasets.recording_study import prepare
 from braindecode_suite.datasets.sensor_positions import layout_positions
 from braindecode_suite.workflows.inputs import find_dataset
 from tests.meg_files import SENSORS, SFREQ, make_events, make_raw, write_meg, write_run

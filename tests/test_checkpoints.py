@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.features import Grid
+from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe, ZScore
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.study import Cohort, Study
@@ -20,10 +23,11 @@ from braindecode_suite.learning.checkpoints import (
     check_targets,
     describe_fit,
     load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
-from braindecode_suite.learning.synthetic import TableTarget, make_latents, make_study
+from braindecode_suite.learning.synthetic import TableFeatures, TableTarget, make_latents, make_study
 
 
 @pytest.fixture
@@ -179,3 +183,77 @@ def test_another_target_is_refused_naming_both_sides(study: Study, target: Table
         check_targets(facts, {"retrieval": other}, "model")
     with pytest.raises(InputError, match="expected target of role 'init': None; found 'clip/test'"):
         check_targets(facts, {"init": target}, "model")
+
+
+class Settings(Config):
+    """Of an encoder."""
+
+    width: int = 3
+
+
+def fitted(study: Study, target: TableTarget, folder: Path) -> SavedModel:
+    cohort = Cohort.of(study)
+    return SavedModel.of(
+        "ridge",
+        Settings(width=5),
+        FitContext(work_dir=folder, seed=7),
+        describe_fit(cohort, {"retrieval": target}, "abc123"),
+        adapters={"01": {"coef": torch.arange(6.0)}},
+        recipes=recipe_tensors(cohort),
+    )
+
+
+def test_what_an_encoder_hands_over_comes_back_with_its_config_seed_split_and_preprocessing(
+    tmp_path: Path, study: Study, target: TableTarget
+) -> None:
+    study = study.prepared(Recipe((ZScore(),)), np.arange(36))
+    save_model(tmp_path, fitted(study, target, tmp_path / "work"))
+    saved = open_model(tmp_path, "ridge", cohort=Cohort.of(study), targets={"retrieval": target})
+    assert saved.read_config(Settings, tmp_path) == Settings(width=5)
+    context = saved.context(tmp_path, "cuda")
+    assert (context.work_dir, context.seed, context.device, context.split_hash) == (
+        tmp_path,
+        7,
+        "cuda",
+        "abc123",
+    )
+    assert list(saved.recipes) == ["01"]
+    kept = saved.recipes["01"]
+    assert set(kept) == {f"recipe.{name}" for name in study.recipe.state()}
+    assert torch.equal(saved.adapters["01"]["coef"], torch.arange(6.0))
+    again = SavedModel.of(
+        "ridge",
+        Settings(width=5),
+        context,
+        saved.facts,
+        adapters={"01": {"coef": torch.arange(6.0)}},
+        recipes=saved.recipes,
+    )
+    assert again.adapters["01"].keys() == saved.adapters["01"].keys()
+    assert (again.config, again.facts, again.shared) == (saved.config, saved.facts, saved.shared)
+
+
+def test_a_config_of_another_version_is_refused_naming_the_file(
+    tmp_path: Path, study: Study, target: TableTarget
+) -> None:
+    class Newer(Config):
+        depth: int = 1
+
+    saved = fitted(study, target, tmp_path)
+    with pytest.raises(InputError, match=r"config\.json: expected a known config key; found 'width'"):
+        saved.read_config(Newer, tmp_path)
+
+
+def test_a_model_is_opened_for_its_own_data_targets_and_features_alone(
+    tmp_path: Path, study: Study, target: TableTarget
+) -> None:
+    save_model(tmp_path, fitted(study, target, tmp_path))
+    assert open_model(tmp_path, "ridge", seed=7).seed == 7
+    with pytest.raises(InputError, match=r"expected subjects = \['01'\]; found subjects = \['02'\]"):
+        open_model(tmp_path, "ridge", cohort=Cohort.of(replace(study, subject="02")))
+    other = TableTarget("clip/other", target.latents)
+    with pytest.raises(InputError, match="role 'retrieval': 'clip/test'; found 'clip/other'"):
+        open_model(tmp_path, "ridge", targets={"retrieval": other})
+    source = TableFeatures("layer-9", np.zeros((12, 1, 2), np.float16), Grid(0, 0, has_cls=True))
+    with pytest.raises(InputError, match="expected features retrieval; found 'layer-9'"):
+        open_model(tmp_path, "ridge", sources=[source])

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.signal import Filter, Resample, SignalRecipe
-from braindecode_suite.datasets.bids_meg import prepare
 from braindecode_suite.datasets.protocols_eeg import things_eeg2_200way
+from braindecode_suite.datasets.recording_study import prepare
 from braindecode_suite.datasets.things_eeg2 import THINGS_EEG2
 from tests.eeg2_files import CHANNELS, write_eeg2
 

@@ -13,13 +13,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.datasets import PROTOCOLS
 from braindecode_suite.datasets.meg_runs import EpochRows
-from braindecode_suite.datasets.things_meg import DROPOUTS, THINGS_MEG
+from braindecode_suite.datasets.things_meg import THINGS_MEG
 from braindecode_suite.datasets.things_meg_onsets import (
     align,
     choose_onsets,
     find_triggers,
     read_event_onsets,
 )
+from braindecode_suite.datasets.things_meg_raw import DROPOUTS
 from braindecode_suite.datasets.things_meg_table import concept_of, tidy_attributes
 from braindecode_suite.workflows.inputs import find_dataset
 from tests.meg_files import SENSORS, SFREQ

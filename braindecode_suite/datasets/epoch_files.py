@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,28 @@ OF_RECORDINGS = ("tmin", "tmax", "highpass", "lowpass", "notch", "sfreq", "phase
 
 PROBES = 32
 """Epochs that are read when files are opened, evenly spaced with the last: one that ends early shows there."""
+
+
+def choose_files(wanted: str, there: Mapping[str, bool]) -> str:
+    """Return what a subject is read from.
+
+    Parameters
+    ----------
+    wanted : str
+        Of the user; empty for the first that is there.
+    there : mapping of str to bool
+        Whether there are any, by the values of the option ``files``.
+
+    Examples
+    --------
+    >>> choose_files("", {"raw": False, "epochs": True})
+    'epochs'
+    """
+    *_, last = there
+    first = next((kind for kind, found in there.items() if found), last)
+    if wanted and not there[wanted]:
+        raise InputError("option files", expected=first, found=wanted)
+    return wanted or first
 
 
 def refuse_recording_options(options: Config, names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,15 +123,19 @@ def find_recordings(
         check_option("task", task, {one.task for one in found})
         found = [one for one in found if one.task == task]
     if sessions is not None:
-        known = {one.session for one in found}
-        for session in sessions:
-            check_option("sessions", session, known)
-        found = [one for one in found if one.session in set(sessions)]
-        if not found:
-            raise InputError("option sessions", expected=f"some of {', '.join(sorted(known))}", found="none")
+        check_sessions(sessions, {one.session for one in found})
+        found = [one for one in found if one.session in sessions]
     for one in found:
         check_inside(data_dir, one.path)
     return sorted(found, key=lambda one: (_natural(one.session), one.task, _natural(one.run), one.path.name))
+
+
+def check_sessions(wanted: Sequence[str], known: Collection[str]) -> None:
+    """Raise unless every session that is wanted is there, and one is."""
+    for session in wanted:
+        check_option("sessions", session, known)
+    if not wanted:
+        raise InputError("option sessions", expected=f"some of {', '.join(sorted(known))}", found="none")
 
 
 def _list(data_dir: Path, home: Path, datatype: str) -> list[Recording]:

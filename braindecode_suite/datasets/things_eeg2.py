@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 
 from braindecode_suite.core.checks import check_file, check_folder, check_option
 from braindecode_suite.core.config import Config, build_options
@@ -23,11 +23,13 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import DatasetCard, FileCheck
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.bids_meg import BidsMegOptions, flag
-from braindecode_suite.datasets.epoch_files import OF_RECORDINGS, refuse_recording_options
+from braindecode_suite.datasets.epoch_files import OF_RECORDINGS, choose_files, refuse_recording_options
 from braindecode_suite.datasets.image_files import find_images, match_images
 from braindecode_suite.datasets.lab_files import TRIAL_ORDER, check_inside, count_repeats
 from braindecode_suite.datasets.pickled_arrays import read_arrays
+from braindecode_suite.datasets.recording_options import RecordingOptions
+from braindecode_suite.datasets.recording_space import sensors_of
+from braindecode_suite.datasets.recording_study import flag, prepare
 from braindecode_suite.datasets.sensor_positions import layout_positions
 from braindecode_suite.datasets.things_eeg2_raw import find_events, find_raw, open_raw, read_recording
 
@@ -50,47 +52,20 @@ image_set/training_images/00001_aardvark/aardvark_01b.jpg optional: the images; 
 """
 
 
-class ThingsEEG2Options(Config):
+class ThingsEEG2Options(RecordingOptions):
     """How a subject is read.
 
     Attributes
     ----------
     files : {'', 'epochs', 'raw'}
         Preprocessed epochs, or continuous recordings; epochs where there are any, by default.
-    sessions : list of str, optional
-        Of recordings, two digits each.
-    tmin, tmax : float
-        Window of recordings in seconds, both ends included.
-    highpass, lowpass : float, optional
-        Cut-offs in Hz, of recordings as the following.
-    notch : list of float
-        Frequencies taken out, in Hz.
-    sfreq : float, optional
-        Samples a second after resampling; None keeps the 1000 of the release.
-    phase : {'zero', 'causal'}
-        Filters that need the future, or those a live decoder can run.
-    prepare : bool
-        Filter all recordings at once rather than when their first row is read.
-    image_side : int, optional
-        Resize the images to squares of this many pixels.
+    sessions, tmin, tmax, highpass, lowpass, notch, sfreq, phase, image_side, prepare
+        As in `RecordingOptions`; all but `image_side` are of recordings. Sessions have two digits, and 1000 Hz is the rate of the release.
     """
 
     files: Literal["", "epochs", "raw"] = ""
-    sessions: tuple[str, ...] | None = None
     tmin: float = -0.2
-    tmax: float = 1.0
-    highpass: PositiveFloat | None = 0.1
-    lowpass: PositiveFloat | None = None
-    notch: tuple[PositiveFloat, ...] = ()
     sfreq: PositiveFloat | None = 250.0
-    phase: Literal["zero", "causal"] = "zero"
-    prepare: bool = False
-    image_side: PositiveInt | None = None
-
-    def recording(self) -> BidsMegOptions:
-        """Return how a recording is preprocessed and cut."""
-        shared = ("sessions", "tmin", "tmax", "highpass", "lowpass", "notch", "sfreq", "phase")
-        return BidsMegOptions(datatype="eeg", **{name: getattr(self, name) for name in shared})
 
 
 class ConditionRows:
@@ -208,38 +183,35 @@ def _with_epochs(data_dir: Path) -> set[str]:
 def _source(data_dir: Path, label: str, files: str) -> str:
     """Return what a subject is read from."""
     epochs, raw = label in _with_epochs(data_dir), bool(find_raw(data_dir, label))
-    if (files == "raw" and not raw) or (files == "epochs" and not epochs):
-        raise InputError("option files", expected="epochs" if epochs else "raw", found=files)
-    return files or ("epochs" if epochs else "raw")
+    return choose_files(files, {"epochs": epochs, "raw": raw})
 
 
 def _open_recordings(data_dir: Path, label: str, work_dir: Path, options: ThingsEEG2Options) -> Study:
     """Return the continuous recordings of one subject as a study."""
-    raw = open_raw(data_dir, label, work_dir, options.recording(), read_conditions(data_dir))
-    stimuli, missing = _open_images(data_dir, raw.trials, options)
-    space, unplaced = make_space(list(raw.responses.names), raw.windows.times)
+    raw = open_raw(data_dir, label, work_dir, options, read_conditions(data_dir))
+    responses, trials = raw.cut.responses, raw.cut.trials
+    stimuli, missing = _open_images(data_dir, trials, options)
+    space, unplaced = make_space(list(responses.names), raw.cut.windows.times)
     where = space.positions["1"]
     study = Study(
         dataset="things-eeg2",
         subject=label,
-        responses=raw.responses,
-        trials=raw.trials,
+        responses=responses,
+        trials=trials,
         stimuli=stimuli,
-        space=replace(space, positions={run.session: where for run in raw.responses.runs}),
+        space=replace(space, positions={run.session: where for run in responses.runs}),
         unit="as released",
-        signal=raw.responses.runs[0].signal,
+        signal=responses.runs[0].signal,
         provenance={
             "folder": str(data_dir),
             "files": raw.files,
-            "recorded": f"{raw.sfreq:g} Hz, {len(raw.responses.names)} electrodes",
+            "recorded": f"{raw.sfreq:g} Hz, {len(responses.names)} electrodes",
             "terms": ThingsEEG2.card.terms,
             "own_warnings": [*raw.warnings, *unplaced, *missing],
             "warnings": [],
         },
     )
-    if options.prepare:
-        raw.responses.prepare()
-    return flag(study)
+    return prepare(study) if options.prepare else flag(study)
 
 
 def _check_recordings(data_dir: Path, label: str) -> list[FileCheck]:
@@ -377,14 +349,13 @@ def make_space(names: list[str], times: NDArray[np.float64]) -> tuple[SensorSpac
         picked = mne.pick_info(info, [names.index(name) for name in known], verbose="error")
         found, layout = layout_positions(picked, tuple(known))
         where[[names.index(name) for name in known]] = found
-    space = SensorSpace(
-        names=tuple(names),
+    space = sensors_of(
+        info["chs"],
+        names=names,
         kinds=("eeg",) * len(names),
         positions={"1": where},
         sfreq=sfreq,
         times=times,
-        locations=np.array([channel["loc"] for channel in info["chs"]], np.float64),
-        coil_types=np.array([int(channel["coil_type"]) for channel in info["chs"]]),
         layout=layout,
     )
     lost = len(names) - len(known)

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
-from braindecode_suite.datasets.bids_meg import BidsMegOptions, lay_out_trials
 from braindecode_suite.datasets.lab_files import check_inside
-from braindecode_suite.datasets.meg_runs import EpochRows, Run, Windows, common_rate
+from braindecode_suite.datasets.meg_runs import Run
 from braindecode_suite.datasets.pickled_arrays import read_arrays
-from braindecode_suite.datasets.recording_files import Recording
+from braindecode_suite.datasets.recording_files import Recording, check_sessions
+from braindecode_suite.datasets.recording_options import RecordingOptions
+from braindecode_suite.datasets.recording_trials import CutRecordings, cut_recordings
 
 FILES = {"train": "raw_eeg_training.npy", "test": "raw_eeg_test.npy"}
 FOLDERS = ("raw_data", "Raw_data", ".")
@@ -47,21 +47,17 @@ class MappedRaw:
 
 @dataclass(frozen=True)
 class RawSubject:
-    """The continuous recordings of one person, cut into windows.
+    """The continuous recordings of one person, and where they come from.
 
     Attributes
     ----------
-    responses : EpochRows
-    trials : DataFrame
-    windows : Windows
+    cut : CutRecordings
     sfreq : float
         As recorded.
     files, warnings : list of str
     """
 
-    responses: EpochRows
-    trials: pd.DataFrame
-    windows: Windows
+    cut: CutRecordings
     sfreq: float
     files: list[str]
     warnings: list[str]
@@ -152,7 +148,7 @@ def open_raw(
     data_dir: Path,
     label: str,
     work_dir: Path,
-    options: BidsMegOptions,
+    options: RecordingOptions,
     conditions: Mapping[str, pd.DataFrame],
 ) -> RawSubject:
     """Lay out the windows of one person's recordings: stimulus channels are read, nothing else.
@@ -162,19 +158,14 @@ def open_raw(
     data_dir : Path
     label : str
     work_dir : Path
-    options : BidsMegOptions
-        Of which the window, the filters, the rate and the sessions hold.
+    options : RecordingOptions
     conditions : mapping of part to DataFrame
         ``stimulus_id``, ``concept`` and ``published``, a row a condition, in order.
     """
     found = {key: path for key, path in find_raw(data_dir, label).items() if key[0] == label}
-    known = {session for _, session, _ in found}
-    for wanted in options.sessions or ():
-        check_option("sessions", wanted, known)
     if options.sessions is not None:
+        check_sessions(options.sessions, {session for _, session, _ in found})
         found = {key: path for key, path in found.items() if key[1] in options.sessions}
-        if not found:
-            raise InputError("option sessions", expected=f"some of {', '.join(sorted(known))}", found="none")
     runs: list[Run] = []
     recordings, tables, rates = [], [], []
     for (_, session, part), path in found.items():
@@ -203,17 +194,13 @@ def open_raw(
         )
         recordings.append(recording)
         rates.append(sfreq)
-    windows = Windows.of(options.tmin, options.tmax, common_rate(runs))
-    trials, run_of_row, first, warnings = lay_out_trials(recordings, runs, tables, windows)
+    cut = cut_recordings(recordings, runs, tables, options)
     lacking = [part for part in FILES if part not in {part for _, _, part in found}]
-    warnings += [f"no recordings of the {part} part" for part in lacking]
     return RawSubject(
-        responses=EpochRows(runs, run_of_row, first, windows.n_times, runs[0].names),
-        trials=trials,
-        windows=windows,
+        cut=cut,
         sfreq=rates[0],
         files=[f"ses-{session}/{path.name}" for (_, session, _), path in found.items()],
-        warnings=warnings,
+        warnings=[*cut.warnings, *(f"no recordings of the {part} part" for part in lacking)],
     )
 
 

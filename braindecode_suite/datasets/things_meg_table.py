@@ -8,10 +8,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from braindecode_suite.core.checks import check_folder
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.datasets.lab_files import read_numbers, read_whole_numbers
+from braindecode_suite.datasets.image_files import ImageFiles, find_images, match_images
+from braindecode_suite.datasets.lab_files import check_inside, read_numbers, read_table, read_whole_numbers
+from braindecode_suite.datasets.things_meg_options import ThingsMegOptions
 
 COLUMNS = ("trial_type", "image_path", "session_nr", "run_nr")
+IMAGES = ("images_meg", "images_test_meg")
 KINDS = {"exp": "train", "test": "test", "catch": ""}
 """Kinds of trials and the published part of each; catch trials show no image of THINGS and are no trials of a study."""
 EXEMPLAR = re.compile(r"_\d+[a-z]*$")
@@ -105,6 +109,12 @@ def tidy_attributes(where: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, lis
     return trials, warnings
 
 
+def read_trials(data_dir: Path, label: str) -> tuple[pd.DataFrame, list[str]]:
+    """Read what was shown to a subject, from ``sourcedata`` (see `tidy_attributes`)."""
+    path = check_inside(data_dir, data_dir / "sourcedata" / f"sample_attributes_{label}.csv")
+    return tidy_attributes(path, read_table(path, [], separator=","))
+
+
 def _durations(where: Path, table: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
     """Return how long each picture was on, and a warning of those that were not on for half a second."""
     if not {"image_on", "image_off"} <= set(table.columns):
@@ -113,3 +123,21 @@ def _durations(where: Path, table: pd.DataFrame) -> tuple[np.ndarray, list[str]]
     odd = (seconds < LENGTHS[0]) | (seconds > LENGTHS[1])
     text = f"{where.name}: {int(odd.sum())} of {len(odd)} pictures were not on for {LENGTHS[0]:g} to {LENGTHS[1]:g} s"
     return seconds, [text] * bool(odd.any())
+
+
+def open_images(
+    data_dir: Path, trials: pd.DataFrame, options: ThingsMegOptions
+) -> tuple[ImageFiles | None, list[str]]:
+    """Find the image of every stimulus by the name of its file."""
+    folders = [Path(options.stimuli)] if options.stimuli else [data_dir / name for name in IMAGES]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        place = data_dir / folder
+        if options.stimuli:
+            check_folder(place, "the folder of the images (option stimuli)")
+        if place.is_dir():
+            found |= find_images(place if options.stimuli else data_dir, place, stems=True)
+    shown = trials.drop_duplicates("stimulus_id").set_index("stimulus_id")
+    return match_images(
+        found, list(shown.index), pd.DataFrame({"category": shown["concept"]}), options.image_side
+    )

@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from braindecode_suite.core.checks import check_match, check_option, check_shape, check_subject
-from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import (
     FeatureSource,
     Grid,
     Rows,
-    check_known_sources,
     check_sources,
     rows_by_source,
 )
@@ -42,13 +40,22 @@ from braindecode_suite.encoders.attention_routing_task import (
 )
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
-    check_cohort,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
 from braindecode_suite.learning.ensembles import softmax_weights
+from braindecode_suite.learning.model_tensors import (
+    add_prefix,
+    grid_tensors,
+    restore_grids,
+    restore_routes,
+    restore_unit_scaler,
+    route_tensors,
+    take_prefix,
+    unit_scaler_tensors,
+)
 from braindecode_suite.learning.responses import (
     ImageRows,
     UnitScaler,
@@ -347,20 +354,16 @@ class AttentionRouting:
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write the networks of each subject, config.json and README.md."""
         self._check_fitted()
-        masks = {
-            name: torch.from_numpy(g.seen.astype(np.uint8))
-            for name, g in self._grids.items()
-            if g.seen is not None
-        }
-        model = SavedModel(
-            name="attention-routing",
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_,
-            shared={f"seen.{name}": mask for name, mask in masks.items()},
-            adapters={s: _to_tensors(model) | self._recipes[s] for s, model in self._models.items()},
+        saved = SavedModel.of(
+            "attention-routing",
+            self.config,
+            self.context,
+            self.facts_,
+            adapters={subject: _to_tensors(model) for subject, model in self._models.items()},
+            recipes=self._recipes,
+            shared=grid_tensors(self._grids),
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
@@ -373,46 +376,26 @@ class AttentionRouting:
         features: Sequence[FeatureSource] = (),
     ) -> AttentionRouting:
         """Read a saved model; one of other data than `cohort` or of other `features` is an error naming both sides."""
-        saved = load_model(folder, "attention-routing", seed=seed)
-        facts = saved.facts
-        if cohort is not None:
-            check_cohort(facts, cohort, folder)
-        check_known_sources(folder, facts["targets"], features)
-        context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
-        model = cls(build(AttentionRoutingConfig, saved.config, folder / "config.json"), context)
-        model.facts_, model.history_ = facts, facts["history"]
+        saved = open_model(folder, "attention-routing", seed=seed, cohort=cohort, sources=features)
+        model = cls(saved.read_config(AttentionRoutingConfig, folder), saved.context(folder, device))
+        model.facts_, model._recipes = saved.facts, saved.recipes
+        model.history_ = saved.facts["history"]
         model._sources = {source.name: source for source in features}
-        model._grids = {}
-        for name, grid in facts["grids"].items():
-            seen = saved.shared.get(f"seen.{name}")
-            model._grids[name] = Grid(
-                grid["height"], grid["width"], grid["has_cls"], None if seen is None else seen.numpy() > 0
-            )
-        model._models, model._recipes = {}, {}
-        for subject, tensors in saved.adapters.items():
-            model._models[subject] = model._from_tensors(subject, tensors)
-            model._recipes[subject] = {k: v for k, v in tensors.items() if k.startswith("recipe.")}
+        model._grids = restore_grids(saved.shared, saved.facts["grids"])
+        model._models = {s: model._from_tensors(s, tensors) for s, tensors in saved.adapters.items()}
         return model
 
     def _from_tensors(self, subject: str, tensors: Mapping[str, Tensor]) -> _SubjectModel:
-        mixing = tensors.get("mixing")
-        routes = Routes(
-            tuple(self.facts_["queries"][subject]),
-            tensors["segment"].numpy(),
-            None if mixing is None else mixing.numpy(),
-        )
+        routes = restore_routes(tensors, self.facts_["queries"][subject])
         networks: dict[str, list[RoutingNetwork]] = {}
         for k, (name, grid) in enumerate(self._grids.items()):
             networks[name] = []
             for member in range(self.config.n_seeds):
                 network = self._build(routes, grid, self.facts_["targets"][name]["width"], 0)
-                prefix = f"network.{k}.{member}."
-                network.load_state_dict(
-                    {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
-                )
+                network.load_state_dict(take_prefix(f"network.{k}.{member}.", tensors))
                 networks[name].append(network.eval())
         return _SubjectModel(
-            UnitScaler(tensors["mean"].numpy(), tensors["gain"].numpy()),
+            restore_unit_scaler(tensors, UnitScaler),
             routes,
             networks,
             tensors["weights"].numpy(),
@@ -428,15 +411,9 @@ class AttentionRouting:
 
 def _to_tensors(model: _SubjectModel) -> dict[str, Tensor]:
     """Return everything of one subject's model that is an array."""
-    tensors = {
-        "mean": torch.from_numpy(model.scaler.mean),
-        "gain": torch.from_numpy(model.scaler.gain),
-        "segment": torch.from_numpy(model.routes.segment),
-        "weights": torch.from_numpy(model.weights),
-    }
-    if model.routes.mixing is not None:
-        tensors["mixing"] = torch.from_numpy(model.routes.mixing)
+    tensors = unit_scaler_tensors(model.scaler) | route_tensors(model.routes)
+    tensors["weights"] = torch.from_numpy(model.weights)
     for k, networks in enumerate(model.networks.values()):
         for member, network in enumerate(networks):
-            tensors |= {f"network.{k}.{member}.{key}": v for key, v in network.state_dict().items()}
+            tensors |= add_prefix(f"network.{k}.{member}.", network.state_dict())
     return tensors

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from braindecode_suite.core.checks import check_match, check_option, check_subject
-from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import FeatureSource
 from braindecode_suite.core.files import data_hash
@@ -33,15 +32,23 @@ from braindecode_suite.encoders.mindeye_network import join_state, split_state
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,
-    check_targets,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
+from braindecode_suite.learning.model_tensors import (
+    add_prefix,
+    restore_routes,
+    restore_target_scalers,
+    restore_unit_scaler,
+    route_tensors,
+    take_prefix,
+    target_scaler_tensors,
+    unit_scaler_tensors,
+)
 from braindecode_suite.learning.responses import UnitScaler, flatten_times, read_blocks
 from braindecode_suite.learning.routes import Routes, route_units
-from braindecode_suite.learning.target_space import TargetScaler
 from braindecode_suite.learning.training import train as run_training
 
 BLOCK = 256
@@ -316,31 +323,21 @@ class BrainRouting:
         """Write what subjects share, one adapter a subject, config.json and README.md."""
         self._check_fitted()
         shared, own = split_state(self.network_.state_dict(), len(self._scalers))
-        trunk = {f"network.{key}": value for key, value in shared.items()}
-        for role, scaler in self._target_scalers.items():
-            trunk[f"target.{role}.mean"] = torch.from_numpy(scaler.mean)
-            trunk[f"target.{role}.scale"] = torch.tensor([scaler.scale], dtype=torch.float64)
-        adapters = {}
-        for subject, tensors, unit_scaler, routes in zip(
-            self.facts_["subjects"], own, self._scalers, self._routes, strict=True
-        ):
-            adapters[subject] = {
-                **{f"network.{key}": value for key, value in tensors.items()},
-                "mean": torch.from_numpy(unit_scaler.mean),
-                "gain": torch.from_numpy(unit_scaler.gain),
-                "segment": torch.from_numpy(routes.segment),
-                **({} if routes.mixing is None else {"mixing": torch.from_numpy(routes.mixing)}),
-                **self._recipes[subject],
-            }
-        model = SavedModel(
-            name="brain-routing",
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_,
-            shared=trunk,
+        parts = zip(self.facts_["subjects"], own, self._scalers, self._routes, strict=True)
+        adapters = {
+            subject: add_prefix("network.", tensors) | unit_scaler_tensors(scaler) | route_tensors(routes)
+            for subject, tensors, scaler, routes in parts
+        }
+        saved = SavedModel.of(
+            "brain-routing",
+            self.config,
+            self.context,
+            self.facts_,
             adapters=adapters,
+            recipes=self._recipes,
+            shared=add_prefix("network.", shared) | target_scaler_tensors(self._target_scalers),
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
@@ -353,36 +350,21 @@ class BrainRouting:
         targets: Mapping[str, Target] | None = None,
     ) -> BrainRouting:
         """Read a saved model; one of other data than `cohort` or of other `targets` is an error naming both sides."""
-        saved = load_model(folder, "brain-routing", seed=seed)
+        saved = open_model(folder, "brain-routing", seed=seed, cohort=cohort, targets=targets)
         facts = saved.facts
-        if cohort is not None:
-            check_cohort(facts, cohort, folder)
-        check_targets(facts, targets or {}, folder)
-        context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
-        model = cls(build(BrainRoutingConfig, saved.config, folder / "config.json"), context)
-        model.facts_, model.history_, model.best_epoch_ = facts, facts["history"], facts["best_epoch"]
+        model = cls(saved.read_config(BrainRoutingConfig, folder), saved.context(folder, device))
+        model.facts_, model._recipes = facts, saved.recipes
+        model.history_, model.best_epoch_ = facts["history"], facts["best_epoch"]
         subjects = [saved.adapters[subject] for subject in facts["subjects"]]
-        model._scalers = [UnitScaler(t["mean"].numpy(), t["gain"].numpy()) for t in subjects]
+        model._scalers = [restore_unit_scaler(tensors, UnitScaler) for tensors in subjects]
         model._routes = [
-            Routes(
-                tuple(facts["regions"][subject]),
-                tensors["segment"].numpy(),
-                tensors["mixing"].numpy() if "mixing" in tensors else None,
-            )
+            restore_routes(tensors, facts["regions"][subject])
             for subject, tensors in zip(facts["subjects"], subjects, strict=True)
         ]
-        model._target_scalers = {
-            role: TargetScaler(
-                saved.shared[f"target.{role}.mean"].numpy(), float(saved.shared[f"target.{role}.scale"])
-            )
-            for role in facts["targets"]
-        }
-        model._recipes = {
-            subject: {k: v for k, v in tensors.items() if k.startswith("recipe.")}
-            for subject, tensors in saved.adapters.items()
-        }
+        model._target_scalers = restore_target_scalers(saved.shared, facts["targets"])
         network = model._build({role: (t["tokens"], t["width"]) for role, t in facts["targets"].items()})
-        state = join_state(_network_part(saved.shared), [_network_part(tensors) for tensors in subjects])
+        own = [take_prefix("network.", tensors) for tensors in subjects]
+        state = join_state(take_prefix("network.", saved.shared), own)
         network.load_state_dict(state)
         model.network_ = network.eval()
         return model
@@ -435,9 +417,3 @@ def _by_query(differences: Mapping[str, Tensor]) -> np.ndarray:
     """Return the mean squared length of each query's differences, roles one after another."""
     lengths = [values.double().square().sum(dim=2).mean(dim=0) for values in differences.values()]
     return torch.cat(lengths).cpu().numpy()
-
-
-def _network_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")
-    }

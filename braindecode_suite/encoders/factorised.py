@@ -30,6 +30,7 @@ from braindecode_suite.encoders.attention_routing_task import (
 )
 from braindecode_suite.encoders.image_model import ImageModel, Part, SubjectData
 from braindecode_suite.learning.factorised import FactorisedReadout, Mask, SpatialMask
+from braindecode_suite.learning.model_tensors import add_prefix, restore_routes, route_tensors, take_prefix
 from braindecode_suite.learning.regressors import placed_tokens
 from braindecode_suite.learning.routes import Overlap, Queries, Routes, route_units
 from braindecode_suite.learning.training import Moment, TrainingConfig, train
@@ -108,13 +109,9 @@ class FactorisedMap:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the network's weights and the routes."""
-        tensors = {
-            "segment": torch.from_numpy(self.routes.segment),
-            "modelled": torch.from_numpy(self.modelled.astype(np.uint8)),
-        }
-        if self.routes.mixing is not None:
-            tensors["mixing"] = torch.from_numpy(self.routes.mixing)
-        return tensors | {f"network.{key}": v for key, v in self.network.state_dict().items()}
+        modelled = torch.from_numpy(self.modelled.astype(np.uint8))
+        network = add_prefix("network.", self.network.state_dict())
+        return {"modelled": modelled, **route_tensors(self.routes), **network}
 
 
 class FactorisedTask:
@@ -266,15 +263,9 @@ class Factorised(ImageModel[FactorisedConfig, FactorisedMap]):
             return FactorisedReadout(routes, list(self._grids.values()), widths, self.config.mask)
 
     def _restore(self, subject: str, tensors: Mapping[str, Tensor]) -> FactorisedMap:
-        mixing = tensors.get("mixing")
-        routes = Routes(
-            tuple(self.facts_["queries"][subject]),
-            tensors["segment"].numpy(),
-            None if mixing is None else mixing.numpy(),
-        )
+        routes = restore_routes(tensors, self.facts_["queries"][subject])
         network = self._build(routes)
-        state = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-        network.load_state_dict(state)
+        network.load_state_dict(take_prefix("network.", tensors))
         modelled = tensors["modelled"].numpy() > 0
         return FactorisedMap(network.eval(), list(self._grids), routes, modelled, self.context.device)
 

@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from braindecode_suite.core.checks import check_match, check_option, check_shape, check_subject
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.features import (
     FeatureSource,
     Grid,
     Rows,
-    check_known_sources,
     check_sources,
     rows_by_source,
 )
@@ -33,13 +31,20 @@ from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
-    check_cohort,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
 from braindecode_suite.learning.folds import group_folds
+from braindecode_suite.learning.model_tensors import (
+    add_prefix,
+    grid_tensors,
+    restore_grids,
+    restore_unit_scaler,
+    take_prefix,
+    unit_scaler_tensors,
+)
 from braindecode_suite.learning.regressors import placed_tokens
 from braindecode_suite.learning.responses import (
     ImageRows,
@@ -267,25 +272,20 @@ class ImageModel(ABC, Generic[ConfigT, MapT]):
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write the map of each subject, config.json and README.md."""
         self._check_fitted()
-        seen = {name: grid.seen for name, grid in self._grids.items() if grid.seen is not None}
         adapters = {
-            subject: {
-                "mean": torch.from_numpy(self._scalers[subject].mean),
-                "gain": torch.from_numpy(self._scalers[subject].gain),
-                **{f"map.{key}": value for key, value in unit_map.tensors().items()},
-                **self._recipes[subject],
-            }
+            subject: unit_scaler_tensors(self._scalers[subject]) | add_prefix("map.", unit_map.tensors())
             for subject, unit_map in self._maps.items()
         }
-        model = SavedModel(
-            name=self.name,
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_,
-            shared={f"seen.{name}": torch.from_numpy(mask.astype(np.uint8)) for name, mask in seen.items()},
+        saved = SavedModel.of(
+            self.name,
+            self.config,
+            self.context,
+            self.facts_,
             adapters=adapters,
+            recipes=self._recipes,
+            shared=grid_tensors(self._grids),
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
@@ -301,28 +301,18 @@ class ImageModel(ABC, Generic[ConfigT, MapT]):
 
         Sources that lack what the model needs are left out here as they were in `fit`.
         """
-        saved = load_model(folder, cls.name, seed=seed)
-        facts = saved.facts
-        if cohort is not None:
-            check_cohort(facts, cohort, folder)
         usable = [source for source in features if has_part(source.grid, cls.needs)]
-        check_known_sources(folder, facts["targets"], usable)
-        context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
-        model = cls(build(cls.config_class, saved.config, folder / "config.json"), context)  # type: ignore[arg-type]
-        model.facts_, model.history_ = facts, facts["history"]
+        saved = open_model(folder, cls.name, seed=seed, cohort=cohort, sources=usable)
+        facts = saved.facts
+        model = cls(saved.read_config(cls.config_class, folder), saved.context(folder, device))  # type: ignore[arg-type]
+        model.facts_, model._recipes = facts, saved.recipes
+        model.history_ = facts["history"]
         model._sources = {source.name: source for source in features if source.name in facts["targets"]}
-        model._grids = {
-            name: Grid(
-                grid["height"], grid["width"], grid["has_cls"], _mask(saved.shared.get(f"seen.{name}"))
-            )
-            for name, grid in facts["grids"].items()
-        }
-        model._scalers, model._maps, model._recipes = {}, {}, {}
+        model._grids = restore_grids(saved.shared, facts["grids"])
+        model._scalers, model._maps = {}, {}
         for subject, tensors in saved.adapters.items():
-            model._scalers[subject] = UnitScaler(tensors["mean"].numpy(), tensors["gain"].numpy())
-            own = {key.removeprefix("map."): v for key, v in tensors.items() if key.startswith("map.")}
-            model._maps[subject] = model._restore(subject, own)
-            model._recipes[subject] = {k: v for k, v in tensors.items() if k.startswith("recipe.")}
+            model._scalers[subject] = restore_unit_scaler(tensors, UnitScaler)
+            model._maps[subject] = model._restore(subject, take_prefix("map.", tensors))
         return model
 
     def _check_fitted(self) -> None:
@@ -335,7 +325,3 @@ def has_part(grid: Grid, part: Part) -> bool:
     if part == "cls":
         return grid.has_cls
     return bool(placed_tokens(grid).any()) or (part == "tokens" and grid.has_cls)
-
-
-def _mask(seen: Tensor | None) -> np.ndarray | None:
-    return None if seen is None else np.asarray(seen.numpy() > 0)

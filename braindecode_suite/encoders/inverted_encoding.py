@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from braindecode_suite.core.checks import check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import ROLES, Latents, Target
 from braindecode_suite.core.protocols import FitContext
@@ -26,7 +26,7 @@ from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
@@ -36,6 +36,7 @@ from braindecode_suite.learning.image_prior import (
     LinearLikelihood,
     fit_encoding,
 )
+from braindecode_suite.learning.model_tensors import add_prefix, take_prefix
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, image_means, read_blocks
 
 NAME = "inverted-encoding"
@@ -183,42 +184,27 @@ class InvertedEncoding:
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write the fitted arrays, the config and what the model was fitted on."""
         self._check_fitted()
-        adapters: dict[str, dict[str, Tensor]] = {
-            s: dict(self._recipes.get(s, {})) for s in self._facts["subjects"]
-        }
+        adapters: dict[str, dict[str, Tensor]] = {subject: {} for subject in self._facts["subjects"]}
         for (subject, role), one in self._maps.items():
-            adapters[subject] |= {f"{role}.{name}": tensor for name, tensor in one.tensors().items()}
-        model = SavedModel(
-            name=NAME,
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts={**self._facts, "units_used": self.units_used_},
-            shared={},
-            adapters=adapters,
+            adapters[subject] |= add_prefix(f"{role}.", one.tensors())
+        facts = {**self._facts, "units_used": self.units_used_}
+        saved = SavedModel.of(
+            NAME, self.config, self.context, facts, adapters=adapters, recipes=self._recipes
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
         cls, folder: Path, cohort: Cohort | None = None, device: str = "cpu", *, seed: int | None = None
     ) -> InvertedEncoding:
         """Read a saved model; one of other data than `cohort` is an `InputError` naming both sides."""
-        saved = load_model(folder, NAME, seed=seed)
-        if cohort is not None:
-            check_cohort(saved.facts, cohort, folder)
-        config = build(InvertedEncodingConfig, saved.config, folder / "config.json")
-        model = cls(
-            config, FitContext(work_dir=folder, seed=saved.seed, split_hash=saved.facts["split_hash"])
-        )
-        model._facts, model._maps = dict(saved.facts), {}
+        saved = open_model(folder, NAME, seed=seed, cohort=cohort)
+        model = cls(saved.read_config(InvertedEncodingConfig, folder), saved.context(folder, device))
+        model._facts, model._maps, model._recipes = dict(saved.facts), {}, saved.recipes
         model.units_used_ = model._facts.pop("units_used")
-        model._recipes = {
-            subject: {key: tensor for key, tensor in tensors.items() if key.startswith("recipe.")}
-            for subject, tensors in saved.adapters.items()
-        }
         for subject, tensors in saved.adapters.items():
             for role in saved.facts["targets"]:
-                model._maps[subject, role] = _Map.from_tensors(tensors, f"{role}.")
+                model._maps[subject, role] = _Map.from_tensors(take_prefix(f"{role}.", tensors))
         return model
 
     def _check_fitted(self) -> None:
@@ -263,7 +249,7 @@ class _Map:
         return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], prefix: str) -> _Map:
-        arrays = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> _Map:
+        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         mean, gain, readout = (arrays.pop(name) for name in ("unit_mean", "unit_gain", "readout"))
         return cls(mean, gain, readout, LinearLikelihood(**arrays))

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from braindecode_suite.core.checks import check_option
-from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents, Target
@@ -29,17 +28,23 @@ from braindecode_suite.encoders.mindeye_task import MindEyeTask, predict_rows
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,
-    check_targets,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
 from braindecode_suite.learning.diffusion import seeded_noise
 from braindecode_suite.learning.folds import group_folds
+from braindecode_suite.learning.model_tensors import (
+    add_prefix,
+    restore_target_scalers,
+    restore_unit_scaler,
+    take_prefix,
+    target_scaler_tensors,
+    unit_scaler_tensors,
+)
 from braindecode_suite.learning.responses import ImageRows, UnitScaler, image_means, read_blocks
 from braindecode_suite.learning.ridge import cached_ridge_cv
-from braindecode_suite.learning.target_space import TargetScaler
 from braindecode_suite.learning.training import train as run_training
 
 ROLES = ("retrieval", "image", "init")
@@ -205,28 +210,20 @@ class MindEyeEncoder:
         """Write the trunk, one adapter a subject, config.json and README.md."""
         self._check_fitted()
         shared, own = split_state(self.network_.state_dict(), len(self._scalers))
-        trunk = {f"network.{key}": value for key, value in shared.items()}
-        for role, scaler in self._target_scalers.items():
-            trunk[f"target.{role}.mean"] = torch.from_numpy(scaler.mean)
-            trunk[f"target.{role}.scale"] = torch.tensor([scaler.scale], dtype=torch.float64)
         adapters = {
-            subject: {
-                **{f"network.{key}": value for key, value in tensors.items()},
-                "mean": torch.from_numpy(scaler.mean),
-                "gain": torch.from_numpy(scaler.gain),
-                **self._recipes[subject],
-            }
+            subject: add_prefix("network.", tensors) | unit_scaler_tensors(scaler)
             for subject, tensors, scaler in zip(self.facts_["subjects"], own, self._scalers, strict=True)
         }
-        model = SavedModel(
-            name="mindeye",
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_,
-            shared=trunk,
+        saved = SavedModel.of(
+            "mindeye",
+            self.config,
+            self.context,
+            self.facts_,
             adapters=adapters,
+            recipes=self._recipes,
+            shared=add_prefix("network.", shared) | target_scaler_tensors(self._target_scalers),
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
@@ -239,31 +236,17 @@ class MindEyeEncoder:
         targets: Mapping[str, Target] | None = None,
     ) -> MindEyeEncoder:
         """Read a saved model; one of other data than `cohort` or of other `targets` is an error naming both sides."""
-        saved = load_model(folder, "mindeye", seed=seed)
-        if cohort is not None:
-            check_cohort(saved.facts, cohort, folder)
-        check_targets(saved.facts, targets or {}, folder)
-        context = FitContext(
-            work_dir=folder, seed=saved.seed, device=device, split_hash=saved.facts["split_hash"]
-        )
-        model = cls(build(MindEyeConfig, saved.config, folder / "config.json"), context)
-        model.facts_ = saved.facts
+        saved = open_model(folder, "mindeye", seed=seed, cohort=cohort, targets=targets)
+        model = cls(saved.read_config(MindEyeConfig, folder), saved.context(folder, device))
+        model.facts_, model._recipes = saved.facts, saved.recipes
         model.history_, model.best_epoch_ = saved.facts["history"], saved.facts["best_epoch"]
         subjects = [saved.adapters[subject] for subject in saved.facts["subjects"]]
-        model._scalers = [UnitScaler(t["mean"].numpy(), t["gain"].numpy()) for t in subjects]
-        model._target_scalers = {
-            role: TargetScaler(
-                saved.shared[f"target.{role}.mean"].numpy(), float(saved.shared[f"target.{role}.scale"])
-            )
-            for role in saved.facts["targets"]
-        }
-        model._recipes = {
-            subject: {k: v for k, v in tensors.items() if k.startswith("recipe.")}
-            for subject, tensors in saved.adapters.items()
-        }
+        model._scalers = [restore_unit_scaler(tensors, UnitScaler) for tensors in subjects]
+        model._target_scalers = restore_target_scalers(saved.shared, saved.facts["targets"])
         roles = find_roles(saved.facts["targets"], model.config)
         model.network_ = MindEyeNetwork([len(scaler.mean) for scaler in model._scalers], roles, model.config)
-        state = join_state(_network_part(saved.shared), [_network_part(tensors) for tensors in subjects])
+        own = [take_prefix("network.", tensors) for tensors in subjects]
+        state = join_state(take_prefix("network.", saved.shared), own)
         model.network_.load_state_dict(state)
         model.network_.eval()
         return model
@@ -294,9 +277,3 @@ def noise_seed(seed: int, sample: int, stimulus_id: str) -> int:
     """Return the seed of the prior's noise for one stimulus: the same for all its repeats, in any batch."""
     digest = blake2b(f"{seed}/{sample}/{stimulus_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def _network_part(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")
-    }

@@ -12,7 +12,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from braindecode_suite.core.checks import check_match, check_option
-from braindecode_suite.core.config import Config, build
+from braindecode_suite.core.config import Config
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import ROLES, Latents, Target
 from braindecode_suite.core.protocols import FitContext
@@ -20,14 +20,14 @@ from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,
-    check_targets,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
 from braindecode_suite.learning.folds import group_folds
 from braindecode_suite.learning.masked_rows import MaskedScaler, fit_masked_scaler, scratch_rows, write_rows
+from braindecode_suite.learning.model_tensors import restore_unit_scaler, unit_scaler_tensors
 from braindecode_suite.learning.penalties import RELATIVE_ALPHAS
 from braindecode_suite.learning.responses import (
     ImageRows,
@@ -313,23 +313,22 @@ class RidgeEncoder:
             subject: {
                 "coef": torch.from_numpy(mapping.coef),
                 "intercept": torch.from_numpy(mapping.intercept),
-                "mean": torch.from_numpy(mapping.scaler.mean),
-                "gain": torch.from_numpy(mapping.scaler.gain),
-                **self._recipes[subject],
+                **unit_scaler_tensors(mapping.scaler),
             }
             for subject, mapping in self._maps.items()
         }
         shared = {f"penalties.{role}": torch.from_numpy(values) for role, values in self.penalties_.items()}
         shared |= {f"cv_r2.{role}": torch.from_numpy(values) for role, values in self.cv_r2_.items()}
-        model = SavedModel(
-            name="ridge",
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_,
-            shared=shared,
+        saved = SavedModel.of(
+            "ridge",
+            self.config,
+            self.context,
+            self.facts_,
             adapters=adapters,
+            recipes=self._recipes,
+            shared=shared,
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
@@ -342,25 +341,17 @@ class RidgeEncoder:
         targets: Mapping[str, Target] | None = None,
     ) -> RidgeEncoder:
         """Read a saved model; one of other data than `cohort` or of other `targets` is an error naming both sides."""
-        saved = load_model(folder, "ridge", seed=seed)
-        if cohort is not None:
-            check_cohort(saved.facts, cohort, folder)
-        check_targets(saved.facts, targets or {}, folder)
-        context = FitContext(
-            work_dir=folder, seed=saved.seed, device=device, split_hash=saved.facts["split_hash"]
-        )
-        model = cls(build(RidgeConfig, saved.config, folder / "config.json"), context)
-        model.facts_ = saved.facts
+        saved = open_model(folder, "ridge", seed=seed, cohort=cohort, targets=targets)
+        model = cls(saved.read_config(RidgeConfig, folder), saved.context(folder, device))
+        model.facts_, model._recipes = saved.facts, saved.recipes
         model._roles = {role: target["name"] for role, target in saved.facts["targets"].items()}
         model._shapes = {t["name"]: (t["tokens"], t["width"]) for t in saved.facts["targets"].values()}
         model.penalties_ = {role: saved.shared[f"penalties.{role}"].numpy() for role in model._roles}
         model.cv_r2_ = {role: saved.shared[f"cv_r2.{role}"].numpy() for role in model._roles}
-        model._maps, model._recipes = {}, {}
+        model._maps = {}
         for subject, tensors in saved.adapters.items():
-            kind = MaskedScaler if "imputed" in saved.facts else UnitScaler
-            scaler = kind(tensors["mean"].numpy(), tensors["gain"].numpy())
+            scaler = restore_unit_scaler(tensors, MaskedScaler if "imputed" in saved.facts else UnitScaler)
             model._maps[subject] = _SubjectMap(scaler, tensors["coef"].numpy(), tensors["intercept"].numpy())
-            model._recipes[subject] = {k: v for k, v in tensors.items() if k.startswith("recipe.")}
         return model
 
     def _check_fitted(self) -> None:

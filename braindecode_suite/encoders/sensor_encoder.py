@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from braindecode_suite.core.checks import check_match, check_option
-from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import ROLES, Latents, Target
@@ -27,14 +26,19 @@ from braindecode_suite.learning.checkpoints import (
     check_cohort,
     check_targets,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
 from braindecode_suite.learning.low_rank import LowRankLatents, principal_basis
+from braindecode_suite.learning.model_tensors import (
+    add_prefix,
+    restore_target_scalers,
+    take_prefix,
+    target_scaler_tensors,
+)
 from braindecode_suite.learning.responses import read_blocks
 from braindecode_suite.learning.sensor_trials import find_layouts, pad_sensors, sensor_space
-from braindecode_suite.learning.target_space import TargetScaler
 from braindecode_suite.learning.training import train as run_training
 
 BLOCK = 128
@@ -318,26 +322,21 @@ class SensorEncoder(ABC, Generic[ConfigT]):
     def save(self, folder: Path, card: Mapping[str, Any] | None = None) -> None:
         """Write what people share, one adapter a person, config.json and README.md."""
         self._check_fitted()
-        shared = {f"network.{key}": value for key, value in self.network_.state_dict().items()}
+        shared = add_prefix("network.", self.network_.state_dict())
         own = shared.pop(f"network.{getattr(self.network_, 'SUBJECT_TENSOR', '')}", None)
-        for role, scaler in self._target_scalers.items():
-            shared[f"target.{role}.mean"] = torch.from_numpy(scaler.mean)
-            shared[f"target.{role}.scale"] = torch.as_tensor(np.atleast_1d(np.asarray(scaler.scale)))
-        for role, basis in self._bases.items():
-            shared[f"basis.{role}"] = torch.from_numpy(basis)
-        adapters = {
-            subject: {**({} if own is None else {"own": own[k]}), **self._recipes[subject]}
-            for k, subject in enumerate(self.facts_["subjects"])
-        }
-        model = SavedModel(
-            name=self.name,
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_,
+        shared |= target_scaler_tensors(self._target_scalers)
+        shared |= {f"basis.{role}": torch.from_numpy(basis) for role, basis in self._bases.items()}
+        subjects = self.facts_["subjects"]
+        saved = SavedModel.of(
+            self.name,
+            self.config,
+            self.context,
+            self.facts_,
+            adapters={name: {} if own is None else {"own": own[k]} for k, name in enumerate(subjects)},
+            recipes=self._recipes,
             shared=shared,
-            adapters=adapters,
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
 
     @classmethod
     def load(
@@ -350,36 +349,20 @@ class SensorEncoder(ABC, Generic[ConfigT]):
         targets: Mapping[str, Target] | None = None,
     ) -> Self:
         """Read a saved model; one of other data than `cohort` or of other `targets` is an error naming both sides."""
-        saved = load_model(folder, cls.name, seed=seed)
+        saved = open_model(folder, cls.name, seed=seed)  # whether the cohort will do is up to the config
         facts, shared = saved.facts, saved.shared
-        context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
-        model = cls(build(cls.config_class, saved.config, folder / "config.json"), context)  # type: ignore[arg-type]
-        model.facts_, model.history_, model.best_epoch_ = facts, facts["history"], facts["best_epoch"]
+        model = cls(saved.read_config(cls.config_class, folder), saved.context(folder, device))  # type: ignore[arg-type]
+        model.facts_, model._recipes = facts, saved.recipes
+        model.history_, model.best_epoch_ = facts["history"], facts["best_epoch"]
         if cohort is not None:
             model._find_subjects(cohort, folder)
         check_targets(facts, targets or {}, folder)
-        model._target_scalers = {}
-        for role in facts["targets"]:
-            scale = shared[f"target.{role}.scale"]
-            model._target_scalers[role] = TargetScaler(
-                shared[f"target.{role}.mean"].numpy(),
-                float(scale) if scale.numel() == 1 else scale.numpy(),
-            )
-        model._bases = {
-            key.removeprefix("basis."): value.numpy()
-            for key, value in shared.items()
-            if key.startswith("basis.")
-        }
-        model._recipes = {
-            subject: {k: v for k, v in tensors.items() if k.startswith("recipe.")}
-            for subject, tensors in saved.adapters.items()
-        }
+        model._target_scalers = restore_target_scalers(shared, facts["targets"])
+        model._bases = {role: basis.numpy() for role, basis in take_prefix("basis.", shared).items()}
         n_sensors, n_times = facts["shape"]
         with torch.random.fork_rng(devices=[]):
             network = model.build_network(len(facts["subjects"]), (n_sensors, n_times), facts["widths"])
-        state = {
-            key.removeprefix("network."): value for key, value in shared.items() if key.startswith("network.")
-        }
+        state = take_prefix("network.", shared)
         own = [saved.adapters[subject].get("own") for subject in facts["subjects"]]
         if own[0] is not None:
             state[getattr(network, "SUBJECT_TENSOR", "")] = torch.stack(

@@ -19,7 +19,7 @@ from pydantic import Field
 from braindecode_suite.core.checks import check_match, check_option, check_subject
 from braindecode_suite.core.config import Config, build
 from braindecode_suite.core.errors import InputError
-from braindecode_suite.core.features import FeatureSource, Rows, check_known_sources, check_sources
+from braindecode_suite.core.features import FeatureSource, Rows, check_sources
 from braindecode_suite.core.protocols import FitContext, ImageEncoder
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.encoders import IMAGE_ENCODERS
@@ -28,7 +28,7 @@ from braindecode_suite.learning.checkpoints import (
     SavedModel,
     check_cohort,
     describe_fit,
-    load_model,
+    open_model,
     recipe_tensors,
     save_model,
 )
@@ -289,18 +289,15 @@ class Stacked:
         members = folder / f"{key}-{uuid.uuid4().hex[:12]}"
         for number, encoder in enumerate(self._models.values()):
             encoder.save(members / str(number))
-        model = SavedModel(
-            name="stacked",
-            seed=self.context.seed,
-            config=self.config.model_dump(mode="json"),
-            facts=self.facts_ | {"members": members.name},
-            shared={},
-            adapters={
-                subject: {"weights": torch.from_numpy(weights), **self._recipes[subject]}
-                for subject, weights in self._weights.items()
-            },
+        saved = SavedModel.of(
+            "stacked",
+            self.config,
+            self.context,
+            self.facts_ | {"members": members.name},
+            adapters={s: {"weights": torch.from_numpy(weights)} for s, weights in self._weights.items()},
+            recipes=self._recipes,
         )
-        save_model(folder, model, card)
+        save_model(folder, saved, card)
         for old in folder.glob(f"{key}-*"):
             if old != members:
                 shutil.rmtree(old)
@@ -316,14 +313,10 @@ class Stacked:
         features: Sequence[FeatureSource] = (),
     ) -> Stacked:
         """Read a saved model; one of other data than `cohort` or of other `features` is an error naming both sides."""
-        saved = load_model(folder, "stacked", seed=seed)
+        saved = open_model(folder, "stacked", seed=seed, cohort=cohort, sources=features)
         facts = saved.facts
-        if cohort is not None:
-            check_cohort(facts, cohort, folder)
-        check_known_sources(folder, facts["targets"], features)
-        context = FitContext(work_dir=folder, seed=saved.seed, device=device, split_hash=facts["split_hash"])
-        stack = cls(build(StackedConfig, saved.config, folder / "config.json"), context)
-        stack._models = {}
+        stack = cls(saved.read_config(StackedConfig, folder), saved.context(folder, device))
+        stack._models, stack._recipes = {}, saved.recipes
         for number, (name, kind) in enumerate(facts["models"].items()):
             own = [source for source in features if source.name in facts["features"][name]]
             path = folder / facts["members"] / str(number)
@@ -336,10 +329,6 @@ class Stacked:
         ]
         stack._sources = {source.name: source for source in features}
         stack._weights = {s: tensors["weights"].numpy() for s, tensors in saved.adapters.items()}
-        stack._recipes = {
-            subject: {k: v for k, v in tensors.items() if k.startswith("recipe.")}
-            for subject, tensors in saved.adapters.items()
-        }
         return stack
 
     def _check_fitted(self) -> None:

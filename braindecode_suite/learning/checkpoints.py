@@ -2,13 +2,14 @@
 
 A folder holds several models and seeds; ``config.json`` has one entry for each, named ``<model>_seed-<k>``. What all
 subjects share lies in ``<model>_seed-<k>.safetensors``, what belongs to one in ``<model>_seed-<k>_sub-<label>.safetensors``.
+An encoder hands `SavedModel.of` what it has learned to `save_model`, and gets it back from `open_model`.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +23,19 @@ from torch import Tensor
 
 from braindecode_suite import __version__
 from braindecode_suite.core.checks import check_file, check_match, check_option
+from braindecode_suite.core.config import Config, ConfigT, build
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.features import FeatureSource, check_known_sources
 from braindecode_suite.core.files import write_aside, write_json, write_text
 from braindecode_suite.core.latents import Target
+from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.signal import SignalRecipe
 from braindecode_suite.core.study import Cohort
 
 FORMAT = "braindecode_suite-models-1"
 MATCHED = ("dataset", "subjects", "spaces", "recipes", "signals")
+RECIPE = "recipe."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,58 @@ class SavedModel:
     shared: dict[str, Tensor]
     adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        config: Config,
+        context: FitContext,
+        facts: Mapping[str, Any],
+        *,
+        adapters: Mapping[str, Mapping[str, Tensor]],
+        recipes: Mapping[str, Mapping[str, Tensor]],
+        shared: Mapping[str, Tensor] | None = None,
+    ) -> SavedModel:
+        """Gather what a fitted encoder is made of.
+
+        Parameters
+        ----------
+        name : str
+        config : Config
+        context : FitContext
+            Of which the seed is kept.
+        facts : mapping
+        adapters : mapping of subject to mapping of str to Tensor
+            Without the preprocessing...
+        recipes : mapping of subject to mapping of str to Tensor
+            ...which `recipe_tensors` returns, and which goes into the same file.
+        shared : mapping of str to Tensor, optional
+        """
+        return cls(
+            name=name,
+            seed=context.seed,
+            config=config.model_dump(mode="json"),
+            facts=dict(facts),
+            shared=dict(shared or {}),
+            adapters={subject: {**tensors, **recipes[subject]} for subject, tensors in adapters.items()},
+        )
+
+    @property
+    def recipes(self) -> dict[str, dict[str, Tensor]]:
+        """The statistics of each subject's preprocessing, by subject, as `recipe_tensors` made them."""
+        return {
+            subject: {key: value for key, value in tensors.items() if key.startswith(RECIPE)}
+            for subject, tensors in self.adapters.items()
+        }
+
+    def read_config(self, config_class: type[ConfigT], folder: Path) -> ConfigT:
+        """Return the encoder's config; one that another version wrote and this one cannot read is an error that names the file."""
+        return build(config_class, self.config, folder / "config.json")
+
+    def context(self, folder: Path, device: str) -> FitContext:
+        """Return the seed and the split that the model was fitted with, for use of it on `device`."""
+        return FitContext(work_dir=folder, seed=self.seed, device=device, split_hash=self.facts["split_hash"])
+
 
 def describe_fit(cohort: Cohort, targets: Mapping[str, Target], split_hash: str) -> dict[str, Any]:
     """Return the facts that a model carries: data, spaces, preprocessing, targets by role, split."""
@@ -81,7 +138,7 @@ def recipe_tensors(cohort: Cohort) -> dict[str, dict[str, Tensor]]:
     tensors: dict[str, dict[str, Tensor]] = {}
     for study in cohort.studies:
         numbers = {} if study.recipe is None else study.recipe.frozen()[1]
-        tensors[study.subject] = {f"recipe.{k}": torch.from_numpy(np.array(v)) for k, v in numbers.items()}
+        tensors[study.subject] = {f"{RECIPE}{k}": torch.from_numpy(np.array(v)) for k, v in numbers.items()}
     return tensors
 
 
@@ -101,9 +158,7 @@ def restore_recipe(
     check_option("subject", subject, facts["subjects"])
     at = facts["subjects"].index(subject)
     numbers = {
-        key.removeprefix("recipe."): value.numpy()
-        for key, value in tensors.items()
-        if key.startswith("recipe.")
+        key.removeprefix(RECIPE): value.numpy() for key, value in tensors.items() if key.startswith(RECIPE)
     }
     signal, steps = facts["signals"][at], facts["steps"][at]
     return (
@@ -209,6 +264,40 @@ def load_model(folder: Path, name: str, *, seed: int | None = None) -> SavedMode
         shared=_read_tensors(folder / files["shared"], entry["token"]),
         adapters={s: _read_tensors(folder / file, entry["token"]) for s, file in files["adapters"].items()},
     )
+
+
+def open_model(
+    folder: Path,
+    name: str,
+    *,
+    seed: int | None = None,
+    cohort: Cohort | None = None,
+    targets: Mapping[str, Target] | None = None,
+    sources: Sequence[FeatureSource] = (),
+) -> SavedModel:
+    """Read one model of a folder that is to be used on some data.
+
+    Parameters
+    ----------
+    folder, name, seed
+        As in `load_model`.
+    cohort : Cohort, optional
+    targets : mapping of role to Target, optional
+        Of an encoder from brain to latents.
+    sources : sequence of FeatureSource
+        Of an encoder from images to responses.
+
+    Raises
+    ------
+    InputError
+        If the model was fitted to other data, targets or features; both sides are named.
+    """
+    saved = load_model(folder, name, seed=seed)
+    if cohort is not None:
+        check_cohort(saved.facts, cohort, folder)
+    check_targets(saved.facts, targets or {}, folder)
+    check_known_sources(folder, saved.facts["targets"], sources)
+    return saved
 
 
 def _read_entries(path: Path) -> dict[str, Any]:

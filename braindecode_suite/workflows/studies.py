@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from braindecode_suite.core.study import Study
-from braindecode_suite.datasets.bids_meg import prepare as prepare_recordings
 from braindecode_suite.datasets.meg_runs import EpochRows
+from braindecode_suite.datasets.recording_study import prepare as prepare_recordings
 from braindecode_suite.workflows.job import Job
 
 
