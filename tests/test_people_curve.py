@@ -205,8 +205,8 @@ def test_the_section_shows_a_panel_for_each_curve_and_a_table_of_all(split: Spli
     figure, table = panel.parts[0].figure, panel.parts[1].table
     assert figure is not None
     assert table is not None
-    assert "beside all of this person's own trials: deep 0.100 at 1, 0.300 at 2, 0.417 at 3" in figure.alt
-    assert "without this person's own trials: deep 0.100 at 1, 0.300 at 2;" in figure.alt
+    assert "all of this person's trials: deep 0.100 at 1, 0.300 at 2, 0.417 at 3" in figure.alt
+    assert "none of this person's trials: deep 0.100 at 1, 0.300 at 2;" in figure.alt
     assert "The line ends at twice the people." in figure.caption
     assert table.headings[2] == "twice the people add"
     assert table.caption.endswith("= a + b log10(people who train or others who train)")

@@ -21,6 +21,7 @@ from braindecode_suite.report.wording import DASH, integer, listed, metric_title
 
 APART = 4.0
 """Points between the whiskers of one amount."""
+MARGIN = 0.05
 TIMES = {2: "twice", 10: "ten times"}
 
 
@@ -130,6 +131,8 @@ def curve_figure(name: str, curves: Sequence[Mapping[str, Any]], fitted: str) ->
             _draw_curve(axis, known)
             if known.get("title"):
                 axis.set_title(str(known["title"]), fontsize=11)
+        low, high = axes[0].get_ylim()
+        axes[0].set_ylim(max(low, -MARGIN), min(high, 1 + MARGIN))  # shares, which a line may leave
         for axis in axes[::columns]:
             axis.set_ylabel(metric_title(metric))
         for axis in axes[len(curves) :]:
@@ -208,7 +211,7 @@ def line_table(curves: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         caption=f"{metric_title(str(first['metric']))} = a + b log10({_of(curves)})",
         headings=[
-            *(["training"] if titled else []),
+            *(["trained on others and"] if titled else []),
             "model",
             f"{TIMES[int(first['times'])]} the {first['unit']} add",
             "bend",

@@ -65,10 +65,8 @@ def people_in(series: Series, group: Group) -> int:
 def title(series: Series) -> str:
     """Return what a series has of the subject, in words."""
     if series.asked is None:
-        return "beside all of this person's own trials"
-    if not series.asked:
-        return "without this person's own trials"
-    return f"beside this person's first {series.asked:g} min"
+        return "all of this person's trials"
+    return f"this person's first {series.asked:g} min" if series.asked else "none of this person's trials"
 
 
 def order(series: Series) -> str:
