@@ -31,7 +31,18 @@ def test_the_bend_is_that_of_a_parabola():
     scores = draw(np.random.default_rng(1), bend=-0.02)
     curve = learning_curve(AMOUNTS, scores, seed=0)
     assert_allclose(curve.bend.value, np.polyfit(np.log10(AMOUNTS), scores.mean(axis=1), 2)[0])
-    assert learning_curve([1, 10, 100], scores[:3], seed=0).bend is None
+
+
+def test_three_amounts_have_the_bend_of_their_second_difference_and_two_have_none():
+    scores = draw(np.random.default_rng(8))
+    three = learning_curve([1, 2, 4], scores[:3], seed=0)
+    first, middle, last = scores[:3].mean(axis=1)
+    assert_allclose(three.bend.value, (first - 2 * middle + last) / (2 * np.log10(2) ** 2))
+    two = learning_curve([1, 2], scores[:2], seed=0)
+    assert two.bend is None
+    assert_allclose(two.slope.value, (middle - first) / np.log10(2))
+    assert_allclose(two.predict(4).value, 2 * middle - first)
+    assert_allclose(two.residual, 0, atol=1e-9)
 
 
 def test_a_curve_that_flattens_is_told_from_a_line():
@@ -87,8 +98,8 @@ def test_the_amount_for_a_score_is_where_the_line_reaches_it():
 @pytest.mark.parametrize(
     ("amounts", "scores", "message"),
     [
-        ([1, 10], np.zeros((2, 3)), "at least 3 different"),
-        ([5, 5, 5], np.zeros((3, 3)), "at least 3 different"),
+        ([1], np.zeros((1, 3)), "at least 2 different"),
+        ([5, 5, 5], np.zeros((3, 3)), "at least 2 different"),
         ([0, 1, 10], np.zeros((3, 3)), "above 0"),
         ([1, 10, 100], np.zeros((2, 3)), "points=3"),
         ([1, 10, 100], np.full((3, 3), np.nan), "finite values"),

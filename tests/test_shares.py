@@ -17,7 +17,7 @@ from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.report.learning_curve import curve_panel
 from braindecode_suite.report.results import Results
-from braindecode_suite.workflows.learning_curve import curve_facts, hits, named
+from braindecode_suite.workflows.learning_curve import NOTES, TRIALS, curve_facts, hits, named, portion_facts
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 
 
@@ -105,7 +105,8 @@ def facts_of(split: Split, per_decade: float = 0.3) -> tuple[list[Portion], dict
     found = portions(split, [0.25, 0.5, 0.75, 1.0], seed=0)
     rise = np.array([per_decade * np.log10(p.trials / 50) for p in found])
     values = {"deep": 0.2 + rise[:, None] + np.zeros(10), "ridge": np.full((4, 10), 0.1)}
-    return found, curve_facts(found, values, None, over="image", seed=0)
+    points = [portion_facts(p) for p in found]
+    return found, curve_facts(TRIALS, points, values, None, over="image", seed=0, notes=NOTES)
 
 
 def test_the_line_goes_through_points_on_it_and_ends_at_twice_the_data(split: Split) -> None:
@@ -114,7 +115,8 @@ def test_the_line_goes_through_points_on_it_and_ends_at_twice_the_data(split: Sp
     assert_allclose(deep["slope"]["value"], 0.3)
     assert_allclose([ridge["slope"]["value"], deep["bend"]["value"], deep["residual"]], 0, atol=1e-9)
     assert_allclose(deep["doubled"]["value"], 0.2 + 0.3 * np.log10(8))
-    trials = [point["trials"] for point in deep["line"]]
+    assert deep["adds"] == deep["slope"]  # ten times the trials, one unit of the logarithm
+    trials = [point["amount"] for point in deep["line"]]
     assert (trials[0], trials[-1]) == (25, 400)
     assert facts["chance"] == 0.1
     assert [line["split"] for line in facts["amounts"]] == [named(p) for p in found]

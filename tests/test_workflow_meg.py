@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from braindecode_suite.cli import main
 from braindecode_suite.core.config import build
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.score import read_scores
+from braindecode_suite.datasets.simulate_meg_parameters import MEG_SIZES
 from braindecode_suite.workflows.meg import causal_cost
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.results import model_dir, result_path
@@ -30,7 +32,8 @@ SMALL = [
     "jitters=[0,60]",
     "live=true",
     "learning_curve=[0.4,0.7]",
-    "people=['01','02']",
+    "people=['01','03','02']",
+    "people_curve=true",
     "calibration_minutes=[0,1]",
     "n_seeds=1",
     "generator=''",
@@ -47,6 +50,14 @@ def run(out: Path, *more: str) -> int:
     settings = [part for text in SMALL for part in ("--set", text)]
     where = ["simulated-meg", str(out), "participant", "--participant-label", "01", "--workflow", "meg"]
     return main(["run", *where, *settings, *more])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def three_people() -> Iterator[None]:
+    """A third person in the smallest simulated study, so that people can be added one by one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MEG_SIZES, "seconds", MEG_SIZES["seconds"].model_copy(update={"n_subjects": 3}))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -222,14 +233,51 @@ def test_a_person_who_did_not_train_is_proved_so_and_flagged(facts: dict) -> Non
     assert own["transductive"] == pooled["transductive"] == []
 
 
+def test_people_are_added_one_by_one_and_nobody_is_fitted_twice(scores: pd.DataFrame, facts: dict) -> None:
+    beside, none, some = facts["people_curves"]
+    assert [[list(point["trials"]) for point in curve["amounts"]] for curve in facts["people_curves"]] == [
+        [["01"], ["01", "03"], ["01", "03", "02"]],
+        *([["01", "03"], ["01", "03", "02"]],) * 2,
+    ]
+    assert [point["amount"] for point in beside["amounts"]] == [1, 2, 3]
+    assert [point["amount"] for point in none["amounts"]] == [point["amount"] for point in some["amounts"]]
+    assert [point["trials"]["01"] > 0 for point in none["amounts"] + some["amounts"]] == [False] * 2 + [
+        True
+    ] * 2
+    ends = [beside["amounts"][0], *(curve["amounts"][-1] for curve in (beside, none, some))]
+    assert [{key: end[key] for key in end if key != "amount"} for end in ends] == facts["people"]
+    rows = scores[(scores["metric"] == TOP1) & (scores["versus"] == "") & (scores["control"] == "brain")]
+    rows = rows[(rows["scorer"] == "cosine-centred") & (rows["candidates"] == "all")]
+    rows = rows[rows["time_start"].isna() & (rows["level"] == "mean-prediction")]
+    for curve in (beside, none, some):
+        for model in curve["models"]:
+            for amount, point in zip(curve["amounts"], model["points"], strict=True):
+                row = rows[(rows["split"] == amount["split"]) & (rows["model"] == model["model"])]
+                assert row["value"].tolist() == pytest.approx([point["value"]])  # one row, of one fit
+    done = [step["name"] for step in facts["steps"] if step["name"].startswith("fit meg-module seed 0 (")]
+    people = [name for name in done if "alone" in name or "sub-0" in name]
+    assert len(people) == len(set(people)) == 7
+
+
 @pytest.mark.parametrize(("people", "found"), [("['07']", "found 07"), ("['01']", "found sub-01 alone")])
 def test_people_who_are_not_there_are_refused(
     people: str, found: str, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = next(out.rglob("work/simulated-meg"))
-    assert run(tmp_path / "out", "--data-dir", str(data), "--set", f"people={people}") == 2
+    assert (
+        run(
+            tmp_path / "out",
+            "--data-dir",
+            str(data),
+            "--set",
+            f"people={people}",
+            "--set",
+            "people_curve=false",
+        )
+        == 2
+    )
     told = capsys.readouterr().err
-    assert f"`people`: expected labels of others among 02; {found}" in told
+    assert f"`people`: expected labels of others among 02, 03; {found}" in told
 
 
 @pytest.mark.parametrize(
@@ -237,6 +285,7 @@ def test_people_who_are_not_there_are_refused(
     [
         ("calibration_minutes=[50]", "`minutes` 50: expected less than the"),
         ("baseline=mindeye", "takes no people that it was not fitted to"),
+        ("people=['01','03']", "`people_curve`: expected at least two others in `people`; found 03"),
     ],
 )
 def test_what_cannot_be_calibrated_ends_the_run_before_anything_is_fitted(
@@ -285,6 +334,8 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "Simulated: when the responses were made to peak",
         "What more data add",
         "Trained on several people, tested on this one",
+        "Score against people who train",
+        "how much the curve would vary with which people were drawn",
         "their mean standardisation stands in",
     ):
         assert text in page, text
@@ -304,6 +355,7 @@ def captioned(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "live=false",
         "learning_curve=[]",
         "people=[]",
+        "people_curve=false",
         "calibration_minutes=[]",
         "occlusion=false",
         "time={stride: 0.5, growing_every: 0, generalisation_every: 0}",
@@ -423,6 +475,7 @@ def test_sensors_that_are_masked_lie_apart_and_have_places() -> None:
         ({"learning_curve": [0.5]}, "at least two different shares"),
         ({"calibration_minutes": [0]}, "needs other people"),
         ({"people": ["02", "02"]}, "people: each once"),
+        ({"people": ["02"], "people_curve": True}, "people_curve: needs at least two other people"),
         ({"people": ["02"], "calibration_minutes": [1, 1]}, "each amount once"),
     ],
 )

@@ -35,9 +35,9 @@ class LearningCurve:
         a, and b: what ten times the data add.
     bend : Interval or None
         Coefficient of ``log10(n)^2`` where it is fitted too: an interval below 0 says that the curve flattens, and the line should not be
-        believed. None with fewer than 4 different amounts.
+        believed. None with two different amounts; with three the parabola goes through their means, so that the bend rests on each of them.
     residual : float
-        Root mean square of the points' distances from the line.
+        Root mean square of the points' distances from the line; 0 with one score at each of two amounts.
     """
 
     amounts: Floats
@@ -150,8 +150,8 @@ found 30000. Hint: record more before saying more
     if not (n > 0).all():
         raise InputError("`amounts`", expected="amounts above 0", found=f"{n.min():g}")
     different = len(np.unique(n))
-    if different < 3:
-        raise InputError("`amounts`", expected="at least 3 different amounts", found=str(different))
+    if different < 2:
+        raise InputError("`amounts`", expected="at least 2 different amounts", found=str(different))
 
     def interval(weights: Floats) -> Interval:
         return bootstrap_mean(weights @ values, units, over=over, seed=seed, level=level)
@@ -164,7 +164,7 @@ found 30000. Hint: record more before saying more
         scores=values,
         intercept=interval(a),
         slope=interval(b),
-        bend=interval(_solve(n, 3)[2]) if different >= 4 else None,
+        bend=interval(_solve(n, 3)[2]) if different >= 3 else None,
         residual=float(np.sqrt(np.square(distance).mean())),
         units=None if units is None else np.asarray(units),
         seed=seed,

@@ -1,9 +1,9 @@
-"""What more training trials add: models fitted to shares of the training images, and a line in the logarithm of the trials."""
+"""What more training data add: models fitted to more and more of them, such as shares of the training images, and a line in the logarithm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,30 @@ NOTES = (
     "conditional on these models.",
     f"The line is drawn to {REACH:g} times the data either way, and not beyond.",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """What there is more and more of along a curve.
+
+    Attributes
+    ----------
+    name : str
+    unit : str
+        The same in short.
+    times : int
+        What so many times the amount adds is told, and the bend is in the same unit.
+    least : float
+        The line starts no lower.
+    """
+
+    name: str
+    unit: str
+    times: int
+    least: float = 0.0
+
+
+TRIALS = Quantity(name="training trials", unit="trials", times=10)
 
 
 def prepare_portions(
@@ -58,12 +82,25 @@ def score_portions(
         for model, found in values.items():
             found.append(hits(scored.rows, model, gallery.ids))
     return curve_facts(
-        [portion for portion, _ in some],
+        TRIALS,
+        [portion_facts(portion) for portion, _ in some],
         {model: np.stack(found) for model, found in values.items()},
         settings.units,
         over=settings.unit,
         seed=decoding.job.seed,
+        notes=NOTES,
     )
+
+
+def portion_facts(portion: Portion) -> dict[str, Any]:
+    """Return a portion as a point of a curve over training trials."""
+    return {
+        "amount": portion.trials,
+        "share": portion.share,
+        "trials": portion.trials,
+        "images": portion.images,
+        "split": named(portion),
+    }
 
 
 def named(portion: Portion) -> str:
@@ -97,59 +134,68 @@ def hits(rows: Sequence[Mapping[str, Any]], model: str, ids: np.ndarray) -> np.n
 
 
 def curve_facts(
-    portions: Sequence[Portion],
+    quantity: Quantity,
+    points: Sequence[Mapping[str, Any]],
     values: Mapping[str, np.ndarray],
     units: np.ndarray | None,
     *,
     over: str,
     seed: int,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit a line for each model and return what the report draws.
 
     Parameters
     ----------
-    portions : sequence of Portion
-    values : mapping of model to array of shape (portions, images)
+    quantity : Quantity
+    points : sequence of mapping
+        Each with ``amount`` of the quantity, and whatever else is to be known of it.
+    values : mapping of model to array of shape (points, images)
         Whether each test image came first.
     units : array of shape (images,) or None
         What images belong to, drawn together.
     over : str
         Name of that.
     seed : int
+    notes : sequence of str
     """
     gallery = next(iter(values.values())).shape[1]
-    trials = [portion.trials for portion in portions]
+    amounts = [float(point["amount"]) for point in points]
     return {
+        "of": quantity.name,
+        "unit": quantity.unit,
+        "times": quantity.times,
         "metric": METRIC,
         "gallery": gallery,
         "chance": chance_top_k(gallery, 1),
         "over": over,
-        "amounts": [
-            {"share": p.share, "trials": p.trials, "images": p.images, "split": named(p)} for p in portions
-        ],
+        "amounts": [dict(point) for point in points],
         "models": [
             {
                 "model": model,
                 "points": [_plain(bootstrap_mean(v, units, over=over, seed=seed)) for v in scores],
-                **_line(learning_curve(trials, scores, units, over=over, seed=seed)),
+                **_line(quantity, learning_curve(amounts, scores, units, over=over, seed=seed)),
             }
             for model, scores in values.items()
         ],
-        "notes": list(NOTES),
+        "notes": list(notes),
     }
 
 
-def _line(curve: LearningCurve) -> dict[str, Any]:
-    amounts = np.geomspace(*curve.limits, DRAWN_AT)
-    amounts[[0, -1]] = curve.limits  # rounding must not lead beyond them
+def _line(quantity: Quantity, curve: LearningCurve) -> dict[str, Any]:
+    limits = (max(curve.limits[0], quantity.least), curve.limits[1])
+    amounts = np.geomspace(*limits, DRAWN_AT)
+    amounts[[0, -1]] = limits  # rounding must not lead beyond them
+    step = float(np.log10(quantity.times))
     return {
         "slope": _plain(curve.slope),
-        "bend": None if curve.bend is None else _plain(curve.bend),
-        "residual": curve.residual,
-        "doubled": _plain(curve.predict(curve.limits[1])),
-        "line": [{"trials": float(n), **_plain(curve.predict(float(n)))} for n in amounts],
+        "adds": _plain(curve.slope, step),
+        "bend": None if curve.bend is None else _plain(curve.bend, step**2),
+        "residual": None if len(curve.amounts) == 2 else curve.residual,  # a line goes through any two points
+        "doubled": _plain(curve.predict(limits[1])),
+        "line": [{"amount": float(n), **_plain(curve.predict(float(n)))} for n in amounts],
     }
 
 
-def _plain(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+def _plain(interval: Interval, scale: float = 1.0) -> dict[str, float]:
+    return {"value": scale * interval.value, "low": scale * interval.low, "high": scale * interval.high}

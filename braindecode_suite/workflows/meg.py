@@ -25,7 +25,15 @@ from braindecode_suite.workflows.learning_curve import hits, prepare_portions, s
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.oracle import Ceilings
 from braindecode_suite.workflows.other_channels import OtherChannels, find_other_channels
-from braindecode_suite.workflows.people import Group, find_others, gained, open_groups, score_groups
+from braindecode_suite.workflows.people import (
+    Series,
+    find_others,
+    gained,
+    open_groups,
+    planned,
+    score_groups,
+)
+from braindecode_suite.workflows.people_curve import people_curves
 from braindecode_suite.workflows.results import SubjectResults
 from braindecode_suite.workflows.scoring import Settings, score_retrieval
 from braindecode_suite.workflows.sensor_occlusion import occlude_sensors
@@ -115,10 +123,9 @@ class MegWorkflow:
             for share in self._shares
         ]
         if config.people:
-            who = ["alone", "with others", *(f"left out, {m:g} minutes" for m in config.calibration_minutes)]
             steps += [
                 f"people: {one}, {config.baseline} and {config.encoder} seed {self.decoding.seeds[0]}, retrieval only"
-                for one in who
+                for one in planned(config, self.job.subject)
             ]
         return [*steps, *ENDING]
 
@@ -133,7 +140,7 @@ class MegWorkflow:
         other_channels, missing = self._check_sensors()
         others = find_others(config, self.job)
         some: list[tuple[Portion, Prepared]] = []
-        people: list[Group] = []
+        people: list[Series] = []
 
         def check(study: Study, split: Split, target: Target) -> None:
             some.extend(prepare_portions(self.decoding, study, split, self._shares))
@@ -161,7 +168,7 @@ class MegWorkflow:
         if some:
             decoded.results.facts["learning_curve"] = score_portions(steps, self.decoding, decoded, some)
         if people:
-            decoded.results.facts["people"] = score_groups(steps, self.decoding, decoded, people)
+            self._people(steps, decoded, people)
         return self.decoding.finish(decoded)
 
     def _check_sensors(self) -> tuple[list[OtherChannels], dict[str, str]]:
@@ -266,6 +273,13 @@ class MegWorkflow:
         plain, seed = decoded.results.retrieval, str(self.decoding.seeds[0])
         cost = causal_cost(scored.rows, plain, models, seed, gallery.ids, decoded.settings)
         return {"split": named, "delay_ms": round(1000 * delay, 1), "cost": cost}
+
+    def _people(self, steps: Steps, decoded: Decoded, people: Sequence[Series]) -> None:
+        """Add what other people's trials give, all at once and, where asked for, one by one."""
+        facts, scored = decoded.results.facts, score_groups(steps, self.decoding, decoded, people)
+        facts["people"] = [scored[group].facts for series in people for group in series.ends]
+        if self.config.people_curve:
+            facts["people_curves"] = people_curves(people, scored, decoded.settings)
 
     def _jitters(self, steps: Steps, decoded: Decoded) -> list[dict[str, Any]]:
         """Score variants of a simulated study that differ in nothing but the jitter of latencies."""

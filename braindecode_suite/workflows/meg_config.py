@@ -39,6 +39,9 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
     people : tuple of str
         Labels of other people whose training trials are added, for one fit of the encoder and of a baseline that shares one map; the
         subject's own label is passed over.
+    people_curve : bool
+        Whether others come one by one, in the order of `people` (at least two of them), with the subject's own trials and at each amount of
+        `calibration_minutes`: for a line in the logarithm of the number of people.
     calibration_minutes : tuple of float
         With `people`: train on them alone, but for the subject's first so many minutes (0: nothing of the subject).
     """
@@ -55,6 +58,7 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
     jitters: tuple[NonNegativeFloat, ...] = ()
     learning_curve: tuple[ImageShare, ...] = ()
     people: tuple[str, ...] = ()
+    people_curve: bool = False
     calibration_minutes: tuple[NonNegativeFloat, ...] = ()
 
     @model_validator(mode="after")
@@ -63,6 +67,8 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
             raise ValueError("calibration_minutes: needs other people to train on, `people`")
         if len(set(self.people)) < len(self.people):
             raise ValueError("people: each once")
+        if self.people_curve and len(self.people) < 2:
+            raise ValueError("people_curve: needs at least two other people to train on, `people`")
         return self
 
     @field_validator("calibration_minutes")

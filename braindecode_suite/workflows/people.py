@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from braindecode_suite.core.checks import check_match
-from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.errors import InputError, about
 from braindecode_suite.core.latents import Target
 from braindecode_suite.core.minutes import restrict
 from braindecode_suite.core.split import PARTS, Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.metrics.bootstrap import paired_difference
-from braindecode_suite.workflows.decoding import Decoded, Decoding
+from braindecode_suite.workflows.decoding import FEWEST_VALIDATION_IMAGES, Decoded, Decoding
 from braindecode_suite.workflows.fitting import Prepared, prepare_sensors
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.learning_curve import hits
@@ -77,6 +77,63 @@ class Group:
         }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """Groups that differ in nothing but how many others train, the fewest first.
+
+    Attributes
+    ----------
+    groups : tuple of Group
+        With all of the subject's own trials the subject alone comes first. Of a series that nobody asked to be a curve only the ends.
+    asked : float or None
+        Minutes of calibration that were asked for; None where all of the subject's own trials are in training.
+    """
+
+    groups: tuple[Group, ...]
+    asked: float | None = None
+
+    @property
+    def ends(self) -> tuple[Group, ...]:
+        """The groups that are compared with the subject alone, and that one."""
+        return self.groups[-1:] if self.asked is not None else (self.groups[0], self.groups[-1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """How a group did.
+
+    Attributes
+    ----------
+    hits : dict of model to array of shape (images,)
+        Whether each test image came first.
+    facts : dict
+        Of the group, with how far each model is ahead of the same fitted to the subject alone, and what models had to say.
+    """
+
+    hits: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def planned(config: MegWorkflowConfig, subject: str) -> list[str]:
+    """Return who will train, in words and in the order of the fits."""
+    count = len([label for label in config.people if label != subject])
+    some = range(1, count + 1) if config.people_curve else [count]
+    return [
+        "alone",
+        *(f"with {count_others(n)}" for n in some),
+        *(
+            f"left out, {m:g} minutes, from {count_others(n)}"
+            for m in config.calibration_minutes
+            for n in some
+        ),
+    ]
+
+
+def count_others(count: int) -> str:
+    """Return a number of others in words."""
+    return "1 other" if count == 1 else f"{count} others"
+
+
 def find_others(config: MegWorkflowConfig, job: Job) -> list[str]:
     """Return the labels of the other people who train, before anything is fitted; unknown ones are refused."""
     labels = [label for label in config.people if label != job.subject]
@@ -91,6 +148,10 @@ def find_others(config: MegWorkflowConfig, job: Job) -> list[str]:
             "`people`",
             expected=f"labels of others among {', '.join(k for k in known if k != job.subject)}",
             found=", ".join(missing) or f"sub-{job.subject} alone",
+        )
+    if config.people_curve and len(labels) < 2:
+        raise InputError(
+            "`people_curve`", expected="at least two others in `people`", found=", ".join(labels)
         )
     for name in (config.encoder, config.baseline):
         if 0 in config.calibration_minutes and not several_people(name):
@@ -109,7 +170,7 @@ def open_groups(
     split: Split,
     target: Target,
     labels: Sequence[str],
-) -> list[Group]:
+) -> list[Series]:
     """Open the others and prepare everybody before anything is fitted: what cannot be had ends the run at once.
 
     Parameters
@@ -131,7 +192,7 @@ def open_groups(
         {"test images of the subject": sorted(split.keys("test", "stimulus"))},
         {"test images of the subject": sorted(alone(together).keys("test", "stimulus"))},
     )
-    return groups(together, config.calibration_minutes, config.sensors)
+    return groups(together, config.calibration_minutes, config.sensors, every=config.people_curve)
 
 
 def check_sensors(config: MegWorkflowConfig, study: Study, others: Sequence[Study]) -> None:
@@ -148,13 +209,13 @@ def check_sensors(config: MegWorkflowConfig, study: Study, others: Sequence[Stud
 
 
 def score_groups(
-    steps: Steps, decoding: Decoding, decoded: Decoded, found: Sequence[Group]
-) -> list[dict[str, Any]]:
-    """Score fits to several people's trials on the subject's test trials; return who trained, and what models had to say."""
+    steps: Steps, decoding: Decoding, decoded: Decoded, found: Sequence[Series]
+) -> dict[Group, Scored]:
+    """Score fits to several people's trials on the subject's test trials, each group once."""
     config, settings = decoding.config, decoded.settings
-    facts: list[dict[str, Any]] = []
-    hit: list[dict[str, np.ndarray]] = []
-    for group in found:
+    scores: dict[Group, Scored] = {}
+    own: dict[str, np.ndarray] = {}
+    for group in (group for series in found for group in series.groups):
         scored = decoding.brief(
             steps,
             group.prepared,
@@ -167,10 +228,12 @@ def score_groups(
         )
         decoded.results.scores += [replace(score, split=group.split) for score in scored.scores]
         models = (config.encoder, config.baseline)
-        hit.append({model: hits(scored.rows, model, decoded.true["test"].ids) for model in models})
-        gain = {m: gained(hit[-1][m], hit[0][m], settings) for m in models} if group.pooled else {}
-        facts.append({**group.facts(), "gain": gain, "warnings": scored.warnings})
-    return facts
+        hit = {model: hits(scored.rows, model, decoded.true["test"].ids) for model in models}
+        own = own or hit
+        gain = {m: gained(hit[m], own[m], settings) for m in models} if group.pooled else {}
+        facts = {**group.facts(), "gain": gain, "warnings": scored.warnings}
+        scores[group] = Scored(hits=hit, facts=facts)
+    return scores
 
 
 def near_duplicates(split: Split, headline: Split, settings: Settings) -> frozenset[str]:
@@ -203,10 +266,15 @@ def only_first_tested(split: Split) -> Split:
     return replace(split, test=test)
 
 
+def first_people(split: Split, count: int) -> Split:
+    """Return the rows of the first so many people of a split: parts stay as they are, whoever else was there."""
+    rows: dict[str, Any] = {part: getattr(split, part)[:count] for part in PARTS}
+    return replace(split, studies=split.studies[:count], **rows)
+
+
 def alone(split: Split) -> Split:
     """Return the first person's rows of a split of several people."""
-    rows: dict[str, Any] = {part: getattr(split, part)[:1] for part in PARTS}
-    return replace(split, studies=split.studies[:1], **rows)
+    return first_people(split, 1)
 
 
 def left_out(split: Split, minutes: float) -> Split:
@@ -256,8 +324,10 @@ def left_out(split: Split, minutes: float) -> Split:
     )
 
 
-def groups(split: Split, calibration: Sequence[float], sensors: SensorRecipe) -> list[Group]:
-    """Return the subject alone, with the others, and left out at each amount of calibration, read through recipes.
+def groups(
+    split: Split, calibration: Sequence[float], sensors: SensorRecipe, *, every: bool = False
+) -> list[Series]:
+    """Return the subject alone and with others, and left out at each amount of calibration, read through recipes.
 
     Parameters
     ----------
@@ -266,16 +336,27 @@ def groups(split: Split, calibration: Sequence[float], sensors: SensorRecipe) ->
     calibration : sequence of float
         Minutes; empty leaves these out.
     sensors : SensorRecipe
+    every : bool
+        Whether others come one by one, in their order, rather than all at once.
     """
-    names = ", ".join(f"sub-{study.subject}" for study in split.studies[1:])
-    found = [
-        Group(title="alone", prepared=_prepare(alone(split), sensors)),
-        Group(title=f"with {names}", prepared=_prepare(only_first_tested(split), sensors)),
-    ]
+    known: dict[Any, Study] = {}
+    most = len(split.studies) - 1
+
+    def group(title: str, some: Split, count: int, minutes: float | None = None) -> Group:
+        names = ", ".join(f"sub-{study.subject}" for study in split.studies[1 : count + 1])
+        title = title.format(names)
+        with about(f"`people` ({title})", hint="name people with more trials first"):
+            return Group(title=title, prepared=_prepare(some, sensors, known), calibration=minutes)
+
+    counts = range(1, most + 1) if every else [most]
+    with_own = [group("alone", alone(split), 0)]
+    with_own += [group("with {}", only_first_tested(first_people(split, n + 1)), n) for n in counts]
+    found = [Series(groups=tuple(with_own))]
     for minutes in calibration:
-        some = left_out(split, minutes)
-        title = f"from {names}, {minutes:g} minutes of calibration"
-        found.append(Group(title=title, prepared=_prepare(some, sensors), calibration=some.minutes or 0.0))
+        title = f"from {{}}, {minutes:g} minutes of calibration"
+        splits = [(n, left_out(first_people(split, n + 1), minutes)) for n in counts]
+        left = tuple(group(title, some, n, some.minutes or 0.0) for n, some in splits)
+        found.append(Series(groups=left, asked=minutes))
     return found
 
 
@@ -292,10 +373,22 @@ def gained(pooled: np.ndarray, own: np.ndarray, settings: Settings) -> dict[str,
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _prepare(split: Split, sensors: SensorRecipe) -> Prepared:
+def _prepare(split: Split, sensors: SensorRecipe, known: dict[Any, Study]) -> Prepared:
+    """Return a split read through recipes; a person whose rows are the same in several splits is prepared once."""
     split.check_training_size()
+    count = len(split.keys("validation", "stimulus"))
+    if count < FEWEST_VALIDATION_IMAGES:
+        raise InputError(
+            f"protocol {split.protocol!r}",
+            expected=f"at least {FEWEST_VALIDATION_IMAGES} validation images",
+            found=str(count),
+        )
     studies: list[Study] = []
     for study, *parts in zip(split.studies, split.train, split.validation, split.test, strict=True):
-        studies.append(prepare_sensors(study, parts[0], np.concatenate(parts), sensors))
+        train, read = parts[0], np.concatenate(parts)
+        key = (study.subject, train.tobytes(), read.tobytes())
+        if key not in known:
+            known[key] = prepare_sensors(study, train, read, sensors)
+        studies.append(known[key])
     ids = {part: np.array(sorted(split.keys(part, "stimulus")), dtype=object) for part in PARTS}
     return Prepared(study=studies[0], split=split, stimulus_ids=ids, others=tuple(studies[1:]))
