@@ -219,6 +219,7 @@ def test_what_an_encoder_hands_over_comes_back_with_its_config_seed_split_and_pr
     )
     assert list(saved.recipes) == ["01"]
     kept = saved.recipes["01"]
+    assert study.recipe is not None
     assert set(kept) == {f"recipe.{name}" for name in study.recipe.state()}
     assert torch.equal(saved.adapters["01"]["coef"], torch.arange(6.0))
     again = SavedModel.of(

@@ -131,7 +131,7 @@ def test_colours_and_categories_are_told_apart_in_decoded_features() -> None:
     decoded["late"][5] += true["late"]
     simulated = {"early": [0.15, 0.1], "late": [0.15, 0.1]}
     rows, facts = score_features(
-        WINDOWS, decoded, true, SETTINGS, model="ridge", stop=0.5, simulated=simulated
+        WINDOWS, decoded, true, SETTINGS, model="ridge", n_repeats=4, stop=0.5, simulated=simulated
     )
     early, late = (np.array(level["value"]) for level in facts["levels"])
     assert early.argmax() == 3
@@ -146,7 +146,8 @@ def test_colours_and_categories_are_told_apart_in_decoded_features() -> None:
     assert after["doubt"] == "the band reaches chance"
     assert {row.metric for row in rows} == {"feature_identification_early", "feature_identification_late"}
     assert {row.chance for row in rows} == {0.5}
-    shares = score_unique_variance(WINDOWS, decoded, true, SETTINGS, model="ridge")
+    shares = score_unique_variance(WINDOWS, decoded, true, SETTINGS, model="ridge", n_repeats=4)
+    assert {row.n_repeats for row in [*rows, *shares]} == {4}
     by = {(row.metric, row.time_start): row.value for row in shares}
     assert by["unique_variance_early", 0.1] > 0.5
     assert by["unique_variance_late", 0.3] > 0.5
@@ -159,12 +160,20 @@ def test_the_graded_score_has_a_peak_on_either_side_of_the_offset() -> None:
     for k in (3, 6):
         similarity[k] += 3 * np.eye(IMAGES)
     rows, facts = score_identification(
-        WINDOWS, similarity, SETTINGS, model="ridge", target="t", stop=0.3, simulated=[0.15, 0.3]
+        WINDOWS,
+        similarity,
+        SETTINGS,
+        model="ridge",
+        target="t",
+        n_repeats=2.5,
+        stop=0.3,
+        simulated=[0.15, 0.3],
     )
     peaks = facts["levels"][0]["peaks"]
     assert [p["time"] for p in peaks] == [pytest.approx(0.15), pytest.approx(0.45)]
     assert [p["inside"] for p in peaks] == [True, False]
     assert not any(p["doubt"] for p in peaks)
+    assert {row.n_repeats for row in rows} == {2.5}
     assert rows[3].value == pytest.approx(
         np.mean([(similarity[3, i] < similarity[3, i, i]).sum() / (IMAGES - 1) for i in range(IMAGES)])
     )

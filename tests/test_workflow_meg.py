@@ -94,6 +94,16 @@ def test_every_window_is_a_row_with_chance_and_interval(scores: pd.DataFrame) ->
     assert (growing["time_start"] == -0.2).all()
 
 
+def test_rows_of_averaged_predictions_say_over_how_many_repeats(scores: pd.DataFrame) -> None:
+    rows = scores[(scores["level"] == "mean-prediction") & (scores["split"] == "as-given")]
+    whole = rows[rows["time_start"].isna() & (rows["metric"] == TOP1) & (rows["versus"] == "")]
+    (repeats,) = set(whole["n_repeats"])
+    assert repeats > 1
+    windows = rows[rows["time_start"].notna()]
+    assert {"retrieval_identification", "feature_identification_early", TOP1} <= set(windows["metric"])
+    assert (windows["n_repeats"] == repeats).all()
+
+
 def test_the_whole_epoch_stands_in_the_headline_not_a_window(scores: pd.DataFrame, out: Path) -> None:
     whole = scores[scores["time_start"].isna() & (scores["metric"] == TOP1) & (scores["split"] == "as-given")]
     assert set(whole["model"]) == {"meg-module", "ridge"}

@@ -31,10 +31,12 @@ class Peak:
 
 
 def find_peak(course: TimeCourse, *, start: float = 0.0, stop: float = np.inf) -> Peak | None:
-    """Return the peak between two times, with doubts where the course is flat or still falling from an earlier response.
+    """Return the peak between two times, with doubts where the course is flat, on its way from or to another peak, or cut off.
 
     A course is flat where the simultaneous band at its highest window reaches down to chance: any course has a maximum somewhere.
-    A highest window at either end, with a higher one beyond, is the slope of another peak.
+    A highest window at either end, with a higher one beyond, is the slope of another peak. One that has no window beyond, because the
+    course ends or begins there, may be on its way to a peak that was not recorded. Windows as high as the highest, side by side with
+    it, count as one with it.
 
     Parameters
     ----------
@@ -59,14 +61,23 @@ def find_peak(course: TimeCourse, *, start: float = 0.0, stop: float = np.inf) -
     if not len(inside):
         return None
     best = int(inside[course.mean[inside].argmax()])
-    doubt = ""
-    low = course.band_low[best]
-    if not low > course.chance:
-        doubt = "the band reaches chance"
-    elif (best == inside[0] and best > 0 and course.mean[best - 1] > course.mean[best]) or (
-        best == inside[-1] and best + 1 < len(course.mean) and course.mean[best + 1] > course.mean[best]
-    ):
-        doubt = "the slope of another peak"
     return Peak(
-        latency=peak_latency(course, start=start, stop=stop), value=float(course.mean[best]), doubt=doubt
+        latency=peak_latency(course, start=start, stop=stop),
+        value=float(course.mean[best]),
+        doubt=_doubt(course, best),
     )
+
+
+def _doubt(course: TimeCourse, best: int) -> str:
+    """Return why the highest window between two times is no peak, empty where it is one; a higher neighbour is outside of these times."""
+    if not course.band_low[best] > course.chance:
+        return "the band reaches chance"
+    same = np.isclose(course.mean, course.mean[best], rtol=0, atol=1e-12 * max(1.0, abs(course.mean[best])))
+    others = np.flatnonzero(~same)
+    before, after = others[others < best], others[others > best]
+    neighbours = [side[at] for side, at in ((before, -1), (after, 0)) if len(side)]
+    if any(course.mean[k] > course.mean[best] for k in neighbours):
+        return "the slope of another peak"
+    if not len(after):
+        return "not falling yet where the course ends"
+    return "" if len(before) else "falling already where the course begins"

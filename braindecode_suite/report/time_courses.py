@@ -189,8 +189,8 @@ def peak_table(course: Mapping[str, Any]) -> Table:
         caption="Peaks",
         headings=[*headings, "simulated"] if known else headings,
         rows=rows if known else [row[:-1] for row in rows],
-        note=f"Chance {number(course['chance'])}. Not a peak: where the simultaneous band at the highest window reaches chance, or a window beyond the "
-        "range is higher. All times are from the picture's onset, windows named by their centres."
+        note=f"Chance {number(course['chance'])}. Not a peak: where the simultaneous band at the highest window reaches chance, a window beyond the "
+        "range is higher, or the course begins or ends at its highest. All times are from the picture's onset, windows named by their centres."
         + (
             " Simulated: when the responses were made to peak, and whether the interval holds that."
             if known

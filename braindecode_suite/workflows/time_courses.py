@@ -98,7 +98,7 @@ def _score_sliding(steps: Steps, decoded: Decoded, sliding: Sliding) -> dict[str
             decoded.settings,
             model=WINDOW_MODEL,
             target=gallery.target,
-            n_repeats=len(test) / len(gallery),
+            n_repeats=_repeats(decoded),
             single=sliding.single,
             shown=np.array([column[i] for i in decoded.study.stimulus_ids[test]]),
         )
@@ -131,6 +131,7 @@ def _score_graded(
             decoded.settings,
             model=WINDOW_MODEL,
             target=target,
+            n_repeats=_repeats(decoded),
             stop=stop,
             simulated=simulated.get("late"),
         )
@@ -143,6 +144,7 @@ def _score_graded(
                 {name: made.test for name, made in features.sets.items()},
                 decoded.settings,
                 model=WINDOW_MODEL,
+                n_repeats=_repeats(decoded),
                 stop=stop,
                 simulated=simulated,
             )
@@ -163,8 +165,18 @@ def _unique_variance(
         steps.skip(name, reason)
         return []
     return score_unique_variance(
-        sliding.windows, sliding.features, true, decoded.settings, model=WINDOW_MODEL
+        sliding.windows,
+        sliding.features,
+        true,
+        decoded.settings,
+        model=WINDOW_MODEL,
+        n_repeats=_repeats(decoded),
     )
+
+
+def _repeats(decoded: Decoded) -> float:
+    """Return how many trials are averaged for a test image, on average."""
+    return len(decoded.prepared.split.test[0]) / len(decoded.true["test"])
 
 
 def _score_growing(
@@ -185,7 +197,7 @@ def _score_growing(
             target=gallery.target,
             seed=fitted.seed,
             named="end",
-            n_repeats=len(prepared.split.test[0]) / len(gallery),
+            n_repeats=_repeats(decoded),
         )
     decoded.results.scores += rows
     return found

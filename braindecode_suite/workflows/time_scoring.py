@@ -142,6 +142,7 @@ def score_features(
     settings: Settings,
     *,
     model: str,
+    n_repeats: float | None = None,
     stop: float | None = None,
     simulated: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[list[Score], dict[str, Any]]:
@@ -156,6 +157,8 @@ def score_features(
         Of mean 0 over training images, each set without what the others say (`image_features`).
     settings : Settings
     model : str
+    n_repeats : float, optional
+        Trials averaged for an image, on average.
     stop : float, optional
         Seconds that the picture was shown.
     simulated : mapping of name to (seconds, seconds), optional
@@ -175,7 +178,15 @@ def score_features(
     scores = [
         row
         for name, course in courses.items()
-        for row in _rows(windows, course, settings, f"feature_identification_{name}", model=model, gallery=n)
+        for row in _rows(
+            windows,
+            course,
+            settings,
+            f"feature_identification_{name}",
+            model=model,
+            n_repeats=n_repeats,
+            gallery=n,
+        )
     ]
     facts = {
         "model": model,
@@ -198,6 +209,7 @@ def score_unique_variance(
     settings: Settings,
     *,
     model: str,
+    n_repeats: float | None = None,
 ) -> list[Score]:
     """Score the share of each decoded set's variance that the true set explains and the other does not.
 
@@ -205,7 +217,7 @@ def score_unique_variance(
 
     Parameters
     ----------
-    windows, decoded, true, settings, model
+    windows, decoded, true, settings, model, n_repeats
         As for `score_features`, of ``early`` and ``late``.
     """
     rows: list[Score] = []
@@ -213,7 +225,12 @@ def score_unique_variance(
         found = unique_variance(values, true["early"], true["late"])
         share = found.first if name == "early" else found.second
         rows += _rows(
-            windows, _course(windows, share, 0.0, settings), settings, f"unique_variance_{name}", model=model
+            windows,
+            _course(windows, share, 0.0, settings),
+            settings,
+            f"unique_variance_{name}",
+            model=model,
+            n_repeats=n_repeats,
         )
     return [replace(row, chance=None) for row in rows]  # 0 on average, of no test
 
@@ -225,6 +242,7 @@ def score_identification(
     *,
     model: str,
     target: str,
+    n_repeats: float | None = None,
     stop: float | None = None,
     simulated: Sequence[float] | None = None,
 ) -> tuple[list[Score], dict[str, Any]]:
@@ -232,14 +250,14 @@ def score_identification(
 
     Parameters
     ----------
-    windows, similarity, settings, model, target
+    windows, similarity, settings, model, target, n_repeats
         As for `score_course`.
     stop, simulated
         As for `score_features`.
     """
     n = similarity.shape[2]
     course = _course(windows, _identified(similarity), 0.5, settings)
-    rows = _rows(windows, course, settings, IDENTIFICATION, model=model, gallery=n)
+    rows = _rows(windows, course, settings, IDENTIFICATION, model=model, n_repeats=n_repeats, gallery=n)
     facts = {
         "model": model,
         "metric": IDENTIFICATION,
@@ -278,6 +296,7 @@ def _rows(
     metric: str,
     *,
     model: str,
+    n_repeats: float | None,
     gallery: int | None = None,
 ) -> list[Score]:
     return [
@@ -292,6 +311,7 @@ def _rows(
             ci_over=settings.unit,
             chance=course.chance,
             n=course.n_rows,
+            n_repeats=n_repeats,
             n_subjects=1,
             gallery=gallery,
             candidates="all",
