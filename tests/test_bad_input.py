@@ -227,5 +227,5 @@ def test_folds_that_share_images_are_refused_where_images_are_retrieved(
     trials.to_csv(table / "trials.tsv", sep="\t", index=False)
     words = ["run", "table", str(tmp_path / "out"), "participant", "--data-dir", str(table)]
     line = refused([*words, "--set", "protocol=leave-one-run-out", "--set", "generator=''"], capsys)
-    assert "expected one split with no image on two sides" in line
+    assert "expected one training part, and no image on two sides" in line
     assert "random-by-image" in line

@@ -287,7 +287,9 @@ def repair_times(path: Path, times: NDArray[np.float64], n: int) -> tuple[NDArra
         raise InputError(
             path, expected=f"times of {n} samples", found=f"{len(times)} from {times[0]:g} to {times[-1]:g} s"
         )
-    return kept, [f"{len(times)} times were saved with {n} samples: those before onset are left out"]
+    return kept, [
+        f"{len(times)} times were saved with {n} samples: those before onset are left out, and there is no baseline"
+    ]
 
 
 def read_conditions(data_dir: Path) -> dict[str, pd.DataFrame]:

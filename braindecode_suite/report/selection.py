@@ -73,7 +73,8 @@ def pick(
     if splits is not None:
         found = found[found["split"].isin(list(splits))]
     elif results.protocol:
-        found = prefer(found, "split", [results.protocol])
+        own = found[found["split"] == results.protocol]  # not its further test sets or variants, if it can be
+        found = own if len(own) else prefer(found, "split", [results.protocol])
     found = prefer(
         found,
         "candidates",

@@ -24,6 +24,8 @@ from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding_facts import decoding_facts, model_run
 from braindecode_suite.workflows.facts import leakage_card
 from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
+from braindecode_suite.workflows.further_test_sets import images_tested, score_further, train_alike
+from braindecode_suite.workflows.further_test_sets import named as named_test
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.keeping import keep
 from braindecode_suite.workflows.mindeye_config import MindEyeWorkflowConfig
@@ -168,7 +170,7 @@ class Decoding:
                 )
         targets, generator = self.targets(steps)
         with steps.block(f"split by {self.protocol}"):
-            split = self.split(study, self.protocol, targets["retrieval"])
+            split, *further = self.splits(study, self.protocol, targets["retrieval"])
             prepared = self.prepare(study, split)
             amounts = self._first_minutes(study, split)
             if "text" in targets:
@@ -211,6 +213,19 @@ class Decoding:
         results = SubjectResults(scores=scores, retrieval=retrieval.rows, similarity=retrieval.similarity)
         results.similarity["ids"] = gallery.ids.astype(np.str_)
         splits = [card]
+        for other in further:
+            other_card, alike = self._leakage(steps, study, other)
+            of_other = replace(
+                settings,
+                split=named_test(other),
+                ceilings={},
+                near_duplicates=alike,
+                **{"unit": "image", "units": None} | resampling_units(study, images_tested(other)),
+            )
+            results.scores += score_further(
+                steps, prepared, other, models, targets["retrieval"], train_true, of_other, job.device
+            )
+            splits.append(other_card)
         for protocol in self.second_protocols:
             splits.append(self._second(steps, study, protocol, targets, results))
         for amount, some in amounts:
@@ -313,7 +328,16 @@ class Decoding:
         return targets, generator
 
     def split(self, study: Study, protocol: str, target: Target, others: Sequence[Study] = ()) -> Split:
-        """Return the one split of a protocol, of other people's studies too; one that shares images between its parts is refused."""
+        """Return the split of a protocol, the first of those that differ in what they test alone; see `splits`."""
+        return self.splits(study, protocol, target, others)[0]
+
+    def splits(
+        self, study: Study, protocol: str, target: Target, others: Sequence[Study] = ()
+    ) -> Sequence[Split]:
+        """Return the splits of a protocol, of other people's studies too, which train on the same rows.
+
+        Folds are refused, and so is a protocol that shares images between its parts.
+        """
         stimuli = study.stimuli
         assert stimuli is not None
 
@@ -321,16 +345,17 @@ class Decoding:
             return np.asarray(target.embed(stimuli, list(ids)).select(list(ids)).flat)
 
         check_option("protocol", PROTOCOLS.resolve(protocol), self.job.dataset.card.protocols)
-        splits = PROTOCOLS[protocol]([study, *others], seed=self.job.seed, vectors_of=vectors_of)
-        if len(splits) > 1 or "stimulus" not in splits[0].disjoint:
+        splits: Sequence[Split] = PROTOCOLS[protocol](
+            [study, *others], seed=self.job.seed, vectors_of=vectors_of
+        )
+        if not train_alike(splits) or any("stimulus" not in split.disjoint for split in splits):
             raise InputError(
                 f"protocol {protocol!r}",
-                expected="one split with no image on two sides, since images are retrieved",
+                expected="one training part, and no image on two sides, since images are retrieved",
                 found=f"{len(splits)} split(s) disjoint in {', '.join(sorted(splits[0].disjoint)) or 'nothing'}",
                 hint="random-by-image splits any study by image",
             )
-        split: Split = splits[0]
-        return split
+        return splits
 
     def prepare(self, study: Study, split: Split) -> Prepared:
         """Return the study read through preprocessing that is fitted on the split's training rows."""

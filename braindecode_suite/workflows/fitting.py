@@ -304,10 +304,10 @@ def fit_model(
             if not issubclass(warning.category, RidgeWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         seconds = time.perf_counter() - clock
-        test = _predict(encoder, prepared.cohort("test"), context.seed)
+        test = predict_trials(encoder, prepared.cohort("test"), context.seed)
         arrays: Arrays = {}
         for part in ("train", "validation"):
-            seen = _predict(encoder, prepared.cohort(part), context.seed)
+            seen = predict_trials(encoder, prepared.cohort(part), context.seed)
             for role in sorted(RETRIEVED & seen.keys()):
                 mean = seen[role].mean_by_stimulus()
                 arrays |= {f"{part}_{role}": mean.values, f"{part}_ids": mean.ids.astype(np.str_)}
@@ -357,7 +357,7 @@ def fit_model(
     )
 
 
-def _predict(encoder: Any, cohort: Cohort, seed: int) -> dict[str, Latents]:
+def predict_trials(encoder: Any, cohort: Cohort, seed: int) -> dict[str, Latents]:
     """Return predictions; what the encoder keeps in `warnings_` is told with its facts, and not here."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

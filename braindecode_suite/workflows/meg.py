@@ -223,7 +223,12 @@ class MegWorkflow:
         )
 
     def _occlusion(self, steps: Steps, decoded: Decoded) -> None:
-        """Add where on the helmet the encoder's first seed reads."""
+        """Add where on the helmet the encoder's first seed reads; a skipped step where too few sensors have a place."""
+        space = decoded.prepared.study.space
+        assert isinstance(space, SensorSpace)
+        if sum(np.any([space.usable(session) for session in space.positions], axis=0)) < 2:
+            steps.skip(f"{self.config.encoder} without sensors", "fewer than two sensors have a place")
+            return
         first = next(m for m in decoded.models if m.name == self.config.encoder and m.control == "brain")
         drop, facts = occlude_sensors(
             steps,

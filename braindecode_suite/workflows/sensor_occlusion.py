@@ -153,6 +153,7 @@ def _spread(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _facts(found: Occlusion, space: SensorSpace, centres: np.ndarray, n_nearest: int) -> dict[str, Any]:
+    """Return what the report says; the place of the largest loss was not chosen beforehand, so that it takes the band over all places."""
     k = int(np.nanargmax(found.mean))
     return {
         "n_places": len(centres),
@@ -162,7 +163,7 @@ def _facts(found: Occlusion, space: SensorSpace, centres: np.ndarray, n_nearest:
         "most": {
             "sensor": space.names[int(centres[k])],
             "value": float(found.mean[k]),
-            "ci_low": float(found.low[k]),
-            "ci_high": float(found.high[k]),
+            "ci_low": float(found.band_low[k]),
+            "ci_high": float(found.band_high[k]),
         },
     }

@@ -13,6 +13,7 @@ from braindecode_suite.core.recipe import Recipe, Step
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.step_levels import block_columns
 from braindecode_suite.core.whitening import Whiten
+from braindecode_suite.core.windows import EDGE
 
 SensorStep = Literal["scale", "whiten", "baseline", "clip"]
 
@@ -34,7 +35,8 @@ class SensorRecipe(Config):
     noise_until : float or None
         Samples up to so many seconds from the picture are the noise that is whitened; None takes whole epochs.
     baseline : tuple of (float or None, float)
-        Seconds from the picture between which the mean is subtracted; None is the start of the epoch.
+        Seconds from the picture between which the mean is subtracted; None is the start of the epoch. The default leaves epochs alone that
+        begin with the picture: their first sample is no baseline, and would add its noise to all others.
     limit : float
         Values beyond are clipped, in interquartile ranges (in deviations of the noise after ``whiten``).
     """
@@ -67,9 +69,9 @@ class SensorRecipe(Config):
         }
         if "whiten" in self.order:
             made["whiten"] = Whiten(space.times, self.noise_until, by=by, scope=scope)
-        if "baseline" in self.order:
+        if "baseline" in self.order and not (self.baseline == (None, 0.0) and space.times[0] > -EDGE):
             made["baseline"] = Baseline(space.times, *self.baseline)
-        return [made[name] for name in self.order]
+        return [made[name] for name in self.order if name in made]
 
 
 def sensor_by_sensor(recipe: Recipe) -> Recipe:
