@@ -308,6 +308,16 @@ def test_control_channels_are_read_by_their_kind(tmp_path):
     assert left.space.names == SENSORS[1:]
 
 
+def test_an_eye_channel_at_the_end_of_its_range_is_kept(tmp_path):
+    raw = make_raw(draw())
+    eye = raw.ch_names.index("EOG 061")
+    raw._data[eye] = np.clip(np.random.default_rng(3).standard_normal(raw.n_times), -1, 1)
+    write_run(tmp_path, raw, make_events(8))
+    study = prepare(open_study(tmp_path, tmp_path / "work", kinds=["eog"]))
+    assert np.isfinite(study.read(slice(None))).all()
+    assert find_fault(raw._data[eye]) == "saturated"
+
+
 def test_positions_are_the_layouts_scaled_to_the_unit_square(tmp_path):
     write_run(tmp_path, make_raw(draw()), make_events(8))
     study = open_study(tmp_path, tmp_path / "work")

@@ -78,8 +78,11 @@ def test_its_score_is_that_of_the_saved_model_on_its_trials(
     found = model.predict(prepared.cohort("test"))["retrieval"].mean_by_stimulus().select(ids)
     train = model.predict(prepared.cohort("train"))["retrieval"].mean_by_stimulus()
 
+    assert study.stimuli is not None
+    stimuli = study.stimuli
+
     def true(names: np.ndarray) -> Latents:
-        return target.embed(study.stimuli, list(names)).select(names)
+        return target.embed(stimuli, list(names)).select(names)
 
     reference = TrainingReference(predicted=train.flat, true=true(prepared.stimulus_ids["train"]).flat)
     first = ranks(cosine_centred(found.flat, true(ids).flat, reference), np.arange(len(ids))) < 5

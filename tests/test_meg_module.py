@@ -337,6 +337,16 @@ def test_the_loss_is_the_weighted_sum_of_contrast_and_mean_squared_errors(world:
     assert_allclose(parts["loss"], parts["init_error"], rtol=1e-6)
 
 
+def test_a_batch_in_which_people_are_shuffled_keeps_each_trial_with_its_own_image(world: World) -> None:
+    task = world.task(small(sensor_dropout=0.0, dropout=0.0, regress_retrieval=True))
+    items = np.random.default_rng(0).permutation(task.n_items)[:30]
+    assert len(np.unique(task.subject[items])) == 2
+    assert np.any(np.diff(task.subject[items]) < 0)
+    shuffled, sorted_ = (task.loss(some, moment()) for some in (items, np.sort(items)))
+    for name, value in sorted_.items():
+        assert_allclose(shuffled[name].detach(), value.detach(), rtol=1e-4, err_msg=name)
+
+
 def test_trials_read_lazily_and_from_memory_are_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_both_test_sets_hold_concepts_that_no_training_row_has(studies):
     assert (small.label, large.label) == ("small", "large")
     tested = {f"c{c:02d}" for c in range(TESTED)}
     for split in (small, large):
+        assert split.disjoint == {"stimulus", "concept"}
         assert split.keys("test", "concept") == tested
         assert not tested & (split.keys("train", "concept") | split.keys("validation", "concept"))
     assert [len(rows) for rows in small.test] == [TESTED * REPEATS] * 2

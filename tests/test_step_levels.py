@@ -51,6 +51,11 @@ def study() -> Study:
     )
 
 
+def fitted(study: Study, rows: np.ndarray) -> Recipe:
+    assert isinstance(study.space, SensorSpace)
+    return Recipe(tuple(BY_RUN.steps(study.space))).fit(study.responses, study.trials, rows)
+
+
 def split_of(study: Study) -> Split:
     rows = np.arange(N)
     return Split(
@@ -82,9 +87,9 @@ def voxels(study: Study) -> Study:
 
 
 def test_a_run_without_training_rows_is_named_with_its_session(study: Study) -> None:
-    recipe = Recipe(tuple(BY_RUN.steps(study.space))).fit(study.responses, study.trials, np.arange(72))
+    recipe = fitted(study, np.arange(72))
     with pytest.raises(InputError, match="rows of session/run a/1, a/2, b/1; found session/run b/2"):
-        recipe.apply(study.responses, study.trials)
+        recipe.apply(np.asarray(study.responses), study.trials)
 
 
 def test_a_run_of_another_session_is_no_training_row_of_a_run(study: Study) -> None:
@@ -96,10 +101,13 @@ def test_a_run_of_another_session_is_no_training_row_of_a_run(study: Study) -> N
 
 
 def test_scaling_by_run_comes_back_from_json_and_is_told(study: Study) -> None:
-    recipe = Recipe(tuple(BY_RUN.steps(study.space))).fit(study.responses, study.trials, np.arange(N))
+    recipe = fitted(study, np.arange(N))
     facts, numbers = recipe.frozen()
     back = Recipe.from_frozen(json.loads(json.dumps(facts)), numbers)
     assert back.hash == recipe.hash
-    assert_array_equal(back.apply(study.responses, study.trials), recipe.apply(study.responses, study.trials))
+    assert_array_equal(
+        back.apply(np.asarray(study.responses), study.trials),
+        recipe.apply(np.asarray(study.responses), study.trials),
+    )
     words = recipe_words(json.loads(json.dumps(recipe.describe())))
     assert words.count("within each run") == 2

@@ -152,6 +152,23 @@ def test_a_window_equals_ridge_by_hand(prepared, sliding, latents):
     assert np.allclose(found.similarity[k], expected, atol=1e-4)
 
 
+def test_features_are_predicted_less_what_training_images_are_on_average(prepared, sliding, latents):
+    epochs, found = sliding
+    ids, window = prepared.study.stimulus_ids, found.windows[6]
+    train, test = (latents.select(prepared.stimulus_ids[part]) for part in ("train", "test"))
+    decoder = _WindowDecoder(prepared, epochs, train, test, CONFIG.n_folds, {"x": train.flat + 5})
+    fit = decoder.fit(window)[1]["x"]
+    by_image = {}
+    for part in ("train", "test"):
+        rows = getattr(prepared.split, part)[0]
+        predicted = fit.predict(window_matrix(epochs[rows], window))
+        by_image[part] = np.stack(
+            [predicted[ids[rows] == i].mean(axis=0) for i in prepared.stimulus_ids[part]]
+        )
+    expected = by_image["test"] - by_image["train"].mean(axis=0)
+    assert np.allclose(decoder.predicted(fit, window), expected, atol=1e-4)
+
+
 def test_the_windows_of_generalisation_repeat_the_course(sliding):
     _, found = sliding
     for i, k in enumerate(found.generalisation):
