@@ -18,7 +18,7 @@ from braindecode_suite.core.protocols import FitContext
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Cohort, Study
 from braindecode_suite.encoders import ENCODERS, atm, nice
-from braindecode_suite.encoders.atm import AtmNetwork
+from braindecode_suite.encoders.atm import AtmNetwork, SensorMixing
 from braindecode_suite.encoders.latent_task import TargetLatents
 from braindecode_suite.encoders.meg_module import MegModule
 from braindecode_suite.encoders.meg_module_config import PRESETS, MegModuleConfig
@@ -43,7 +43,7 @@ from braindecode_suite.learning.synthetic import (
     rows_of,
 )
 from braindecode_suite.learning.target_space import fit_target_scaler
-from braindecode_suite.learning.temporal_spatial import TemporalSpatialConfig
+from braindecode_suite.learning.temporal_spatial import TemporalSpatialConfig, TemporalSpatialConvolution
 from braindecode_suite.learning.training import Moment, TrainingConfig, _Shell
 
 NAN = float("nan")
@@ -287,6 +287,32 @@ def test_what_a_sensor_without_a_place_says_does_not_matter(name: str, value: fl
     assert torch.isfinite(before).all()
     x[:, 3] = value
     assert_allclose(network(x, positions, layout, subject)["retrieval"].detach(), before.detach(), atol=1e-5)
+
+
+def test_attention_among_sensors_is_as_if_a_missing_one_did_not_exist() -> None:
+    torch.manual_seed(0)
+    mixing = SensorMixing(2, 20, atm.PRESETS["tiny"]).eval()
+    x, *_, subject = inputs()
+    seen = torch.ones(x.shape[:2], dtype=torch.bool)
+    seen[:, 3] = False
+    others = [k for k in range(7) if k != 3]
+    found = mixing(torch.where(seen[:, :, None], x, 0.0), seen, subject)[:, others]
+    assert_allclose(
+        found.detach(), mixing(x[:, others], seen[:, others], subject).detach(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_convolution_over_sensors_that_say_the_same_is_the_same_without_some_of_them() -> None:
+    torch.manual_seed(0)
+    config = TemporalSpatialConfig(kernels=3, time_kernel=5, pool=4, pool_stride=2)
+    layer = TemporalSpatialConvolution(6, 20, config).eval()
+    with torch.no_grad():
+        layer.space.weight[:] = layer.space.weight[:, :, :1]  # every sensor counts alike
+    x = torch.randn(2, 1, 20).expand(2, 6, 20)
+    seen = torch.ones(2, 6, dtype=torch.bool)
+    whole = layer(x, seen)
+    seen[0, :4] = False
+    assert_allclose(layer(x, seen).detach(), whole.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_subject_layer_people_do_not_matter() -> None:
@@ -624,20 +650,42 @@ def test_targets_are_standardised_by_training_images(world: World) -> None:
     assert_array_equal(fit_target_scaler(constant, each_dimension=True).apply(constant)[:, 0, 0], 0)
 
 
-def test_retrieval_predictions_have_the_length_that_fits_validation_images(
-    world: World, fitted: MegModule
+def test_the_length_of_retrieval_predictions_is_the_least_squares_one_on_validation_images(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = fitted.predict(world.validation)["retrieval"]
-    scaler = fitted._target_scalers["retrieval"]
-    products = squares = 0.0
-    for start, rows in zip((0, 20), world.validation.rows, strict=True):
-        part = scaler.apply(found.values[start : start + len(rows)]).reshape(len(rows), -1)
-        ids = found.ids[start : start + len(rows)]
-        for stimulus_id in set(ids):
-            mean = part[ids == stimulus_id].mean(axis=0)
-            true = scaler.apply(world.targets["retrieval"].latents[[int(stimulus_id)]]).ravel()
-            products, squares = products + mean @ true, squares + mean @ mean
-    assert fitted.facts_["retrieval_gain"] == 1.0 or products / squares == pytest.approx(1.0, abs=0.01)
+    task = world.task(small())
+    noise = np.random.default_rng(0).standard_normal((2, 200, 8)).astype(np.float32)
+
+    def predict(sign: float) -> Any:
+        def of(subject: int, rows: np.ndarray, end: int) -> dict[str, torch.Tensor]:
+            true = task.targets["retrieval"].of(list(world.studies[subject].stimulus_ids[rows]))
+            return {"retrieval": torch.from_numpy(sign * true + 0.1 * noise[subject, rows])}
+
+        return of
+
+    monkeypatch.setattr(task, "_predict", predict(0.25))
+    means, truths = [], []
+    for s, images in enumerate(task.held_out):
+        for rows, stimulus_id in zip(images.rows, images.ids, strict=True):
+            means.append(predict(0.25)(s, rows, 20)["retrieval"].mean(dim=0).numpy())
+            truths.append(task.targets["retrieval"].of([stimulus_id])[0])
+    gain = np.linalg.lstsq(np.concatenate(means)[:, None], np.concatenate(truths), rcond=None)[0][0]
+    assert gain > 2
+    assert task.retrieval_gain(task.network) == pytest.approx(gain, rel=1e-4)
+    monkeypatch.setattr(task, "_predict", predict(-1.0))
+    assert task.retrieval_gain(task.network) == 1.0
+
+
+def test_retrieval_predictions_are_as_long_as_the_gain_says_and_others_are_not(
+    world: World, fitted: MegModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, long = {}, {}
+    for gain, found in ((1.0, plain), (3.0, long)):
+        monkeypatch.setitem(fitted.facts_, "retrieval_gain", gain)
+        for role, latents in fitted.predict(world.test).items():
+            found[role] = fitted._target_scalers[role].apply(latents.values)
+    assert_allclose(long["retrieval"], 3 * plain["retrieval"], rtol=1e-3, atol=1e-4)
+    assert_array_equal(long["init"], plain["init"])
 
 
 def test_routing_over_sensors_can_be_fitted_saved_and_loaded(world: World, tmp_path: Path) -> None:

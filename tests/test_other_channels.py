@@ -20,7 +20,7 @@ from braindecode_suite.core.score import read_scores
 from braindecode_suite.datasets.bids_meg import BidsMegOptions
 from braindecode_suite.workflows import meg, other_channels
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
-from braindecode_suite.workflows.other_channels import OtherChannels, find_other_channels
+from braindecode_suite.workflows.other_channels import OtherChannels, find_other_channels, same_trials
 from braindecode_suite.workflows.results import result_path
 from braindecode_suite.workflows.steps import Steps
 from tests.meg_files import SENSORS, SFREQ, make_events, make_raw, write_run
@@ -185,6 +185,13 @@ def test_what_cannot_be_read_is_not_taken_for_not_recorded() -> None:
         find_other_channels(JOB, {}, ("eog", "pupil"), LIKE)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="the 2 trials of the sensors; found 1 that are not the same"):
         find_other_channels(JOB, {}, ("ref_meg",), LIKE)  # type: ignore[arg-type]
+
+
+def test_as_many_trials_at_other_times_are_not_the_same_trials() -> None:
+    study = SimpleNamespace(trials=trials(1.0, 2.0))
+    assert same_trials(study, LIKE)  # type: ignore[arg-type]
+    assert not same_trials(SimpleNamespace(trials=trials(1.0, 2.5)), LIKE)  # type: ignore[arg-type]
+    assert not same_trials(SimpleNamespace(trials=trials(1.0)), LIKE)  # type: ignore[arg-type]
 
 
 def test_types_that_some_run_lacks_are_left_out_unless_they_were_named(
