@@ -9,6 +9,7 @@ from pydantic import PositiveFloat, field_validator, model_validator
 
 from braindecode_suite.core.config import Config
 from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
+from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.recipe import Recipe, Step
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.step_levels import block_columns
@@ -62,6 +63,15 @@ class SensorRecipe(Config):
 
     def steps(self, space: SensorSpace, scope: str = "train") -> Sequence[Step]:
         """Return the steps, to be fitted on training rows; `scope` is that of `RobustScale`."""
+        kinds = list(dict.fromkeys(space.kinds))
+        first = [step for step in self.order if step in ("scale", "whiten")][:1]
+        if first == ["whiten"] and len(kinds) > 1:
+            raise InputError(
+                "`sensors`",
+                expected=f"'scale' before 'whiten' in the order, for sensors of several kinds ({', '.join(kinds)})",
+                found=", ".join(self.order),
+                hint="one covariance of different units is mostly that of the largest",
+            )
         by = block_columns(self.scale_by)
         made: dict[SensorStep, Step] = {
             "scale": RobustScale(by=by, scope=scope),
