@@ -679,7 +679,8 @@ def test_the_length_of_retrieval_predictions_is_the_least_squares_one_on_validat
 def test_retrieval_predictions_are_as_long_as_the_gain_says_and_others_are_not(
     world: World, fitted: MegModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, long = {}, {}
+    plain: dict[str, np.ndarray] = {}
+    long: dict[str, np.ndarray] = {}
     for gain, found in ((1.0, plain), (3.0, long)):
         monkeypatch.setitem(fitted.facts_, "retrieval_gain", gain)
         for role, latents in fitted.predict(world.test).items():
