@@ -335,6 +335,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "What could be decoded when",
         "Where the sensors lie",
         "Jitter of latencies",
+        "compare models within a line, not lines",
         "Where the decoder reads",
         "What causal filtering costs",
         "Forwards only minus both directions, same seed, paired over images",

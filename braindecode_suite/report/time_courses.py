@@ -335,9 +335,13 @@ def jitter_part(results: Results) -> Part | None:
     )
     if table is None:
         return None
+    note = (
+        f"{table.note} The study's own jitter is the headline: a model of all heads, over all seeds. At the others one seed is fitted, for "
+        "retrieval alone: compare models within a line, not lines."
+    )
     return Part(
         title="Jitter of latencies",
-        table=table,
+        table=replace(table, note=note),
         look_for="whether the network keeps what the linear map on fixed samples loses when latencies vary.",
     )
 
