@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -198,9 +199,12 @@ class Recipe:
     ----------
     steps : sequence of Step
         The number of units may change only through the last step.
+    n_samples : int or None
+        Samples of a row that are there, see `until`; None where all of them are.
     """
 
     steps: Sequence[Step] = field(default_factory=tuple)
+    n_samples: int | None = None
 
     def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> Recipe:
         """Return a recipe fitted on training `rows` only; each step sees the output of those before it."""
@@ -212,18 +216,32 @@ class Recipe:
 
     def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Return preprocessed `values` of shape (rows, units); `trials` are the same rows."""
+        there = values if self.n_samples is None else values[..., : self.n_samples]
         for step in self.steps:
-            values = step.apply(values, trials)
-        return values.astype(np.float32, copy=False)
+            there = step.apply(there, trials)
+        there = there.astype(np.float32, copy=False)
+        missing = 0 if self.n_samples is None else values.shape[-1] - there.shape[-1]
+        return np.pad(there, [(0, 0)] * (there.ndim - 1) + [(0, missing)]) if missing else there
+
+    def until(self, n_samples: int) -> Recipe:
+        """Return the same recipe for rows (units, times) whose later samples are still to come, and are 0 in what it gives.
+
+        Steps see nothing of them: causal ones give of the first samples what they give of them in whole rows, for less work.
+        """
+        for step in self.steps:
+            self._check_causal(step)
+        return Recipe(self.steps, n_samples)
 
     def step(self, chunk: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Apply to one chunk as it arrives; a non-causal step refuses."""
         for step in self.steps:
-            if not step.causal:
-                raise InputError(
-                    f"recipe step {step.name!r}", expected="a causal step", found="a non-causal one"
-                )
+            self._check_causal(step)
         return self.apply(chunk, trials)
+
+    @staticmethod
+    def _check_causal(step: Step) -> None:
+        if not step.causal:
+            raise InputError(f"recipe step {step.name!r}", expected="a causal step", found="a non-causal one")
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the parameters of every step, in order."""
@@ -257,9 +275,9 @@ class Recipe:
         """Units that the last step keeps, array of bool of shape (units,), or None where it keeps all."""
         return getattr(self.steps[-1], "keep", None) if self.steps else None
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Hash of parameters and fitted arrays."""
+        """Hash of parameters and fitted arrays, computed once."""
         return data_hash(self.describe(), *[value for _, value in sorted(self.state().items())])
 
 

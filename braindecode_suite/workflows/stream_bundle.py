@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from braindecode_suite import __version__
 from braindecode_suite.core.checks import check_file, check_match, check_option, check_shape
+from braindecode_suite.core.epoch_steps import Baseline
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json
 from braindecode_suite.core.latents import Latents, Target
@@ -39,7 +40,7 @@ STRIDE = 0.025
 MULTIPLES = (1, 2, 3, 4)
 """Hops that evidence is calibrated for, in strides."""
 FIRST = 0.1
-"""Seconds after the onset at which the first window ends: before, there is nothing to see."""
+"""Seconds after the onset at which the first window ends, unless the baseline ends later: before, there is nothing to see."""
 MOST_REFERENCE = 2000
 """Reference trials that means are taken over; more are left out evenly."""
 MOST_SIMILARITIES = 20_000_000
@@ -229,9 +230,11 @@ def save_stream_bundle(
     if pictures is not None:
         check_shape("pictures", pictures, "gallery height width colours", gallery=len(gallery), colours=3)
     growing = getattr(getattr(encoder, "config", None), "window", "none") == "growing"
-    windows = (
-        lay_out_windows(space.times, space.sfreq, stride=stride) if growing else np.array([len(space.times)])
-    )
+    steps = () if study.recipe is None else study.recipe.steps
+    first = max([FIRST, *(step.tmax for step in steps if isinstance(step, Baseline))])  # a whole baseline
+    windows = np.array([len(space.times)])
+    if growing:
+        windows = lay_out_windows(space.times, space.sfreq, stride=stride, first=first)
     rows = _evenly(rows, max(MOST_SIMILARITIES // (len(windows) * len(gallery)), FEWEST))
     used = Cohort.of(study, rows)
     centre = used if reference is None else _thin(reference, MOST_REFERENCE)
