@@ -79,6 +79,7 @@ def test_a_replay_has_the_answers_of_the_offline_pipeline(stream_world, tmp_path
     text = capsys.readouterr().out
     assert "ranked lists equal" in text
     assert "expected calibration error" in text
+    assert "chose the epoch at which training stopped: evidence is slightly optimistic" in text
     assert "p95" in text
 
 

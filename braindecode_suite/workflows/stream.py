@@ -427,6 +427,10 @@ def _print_start(bundle: StreamBundle, engine: StreamEngine, page: StreamPage | 
         f"evidence calibrated on {evidence.n_trials} trials: expected calibration error {100 * evidence.calibration_error:.1f} % "
         f"(held out), log loss {evidence.log_loss[-1]:.2f} on the last window (knowing nothing: {np.log(evidence.n_candidates):.2f})"
     )
+    if bundle.facts.get("calibration_chose_model"):
+        print(
+            "the calibration trials chose the epoch at which training stopped: evidence is slightly optimistic"
+        )
     delay = bundle.signal.delay
     print(f"causal filtering is late by {1000 * delay:.0f} ms by resampling alone")
     if page is not None:

@@ -78,7 +78,8 @@ class StreamBundle:
     masks_missing : bool
         Whether the encoder has an answer without a sensor, see `takes_missing`.
     facts : dict
-        For the card: numbers of calibration trials and of reference trials.
+        For the card: numbers of calibration trials and of reference trials, and whether the former chose the epoch at which training
+        stopped (older folders do not say).
     """
 
     model: str
@@ -185,6 +186,7 @@ def save_stream_bundle(
     role: str = "retrieval",
     stride: float = STRIDE,
     pictures: np.ndarray | None = None,
+    chose_model: bool = False,
     dataset_options: Mapping[str, Any] | None = None,
     generator: Mapping[str, Any] | None = None,
 ) -> StreamBundle:
@@ -198,7 +200,7 @@ def save_stream_bundle(
         One of growing windows is asked at each of them; any other once, at the end of the epoch.
     calibration : Cohort
         Rows of one study, read through its fitted recipe and cut from signals that were preprocessed causally. None that the encoder
-        was fitted on, or evidence is worth less than it says. The last session among them, and the last run of it, are those whose
+        was fitted on, or evidence is worth less than it says; see also `chose_model`. The last session among them, and the last run of it, are those whose
         scaling and positions live trials take.
     gallery : Latents
         True latents of the candidates.
@@ -213,6 +215,8 @@ def save_stream_bundle(
         Seconds between windows.
     pictures : array of uint8 of shape (gallery, height, width, 3), optional
         Small pictures of the gallery, for the page.
+    chose_model : bool
+        Whether the calibration trials chose the epoch at which training stopped: evidence is slightly optimistic then, and says so.
     dataset_options : dict, optional
         How the study was opened, so that a replay can be compared with it.
     generator : dict, optional
@@ -289,6 +293,7 @@ def save_stream_bundle(
         facts={
             "calibration_trials": len(rows),
             "reference_trials": len(centre),
+            "calibration_chose_model": chose_model,
             "version": __version__,
             "dataset_options": dict(dataset_options or {}),
             "generator": dict(generator or {}),
