@@ -26,7 +26,14 @@ from braindecode_suite.datasets.stream_file import open_recording, replay_raw
 from braindecode_suite.datasets.stream_lsl import LslSource
 from braindecode_suite.workflows.stream_bundle import StreamBundle, read_stream_bundle
 from braindecode_suite.workflows.stream_engine import Answer, EngineOptions, StreamEngine, choose_multiple
-from braindecode_suite.workflows.stream_log import LogSource, StreamLog, answer_facts, bundle_hash, header_of
+from braindecode_suite.workflows.stream_log import (
+    LogSource,
+    StreamLog,
+    answer_facts,
+    bundle_hash,
+    header_of,
+    is_log_of,
+)
 from braindecode_suite.workflows.stream_page import StreamPage
 from braindecode_suite.workflows.stream_parity import TOLERANCE, Parity, compare
 from braindecode_suite.workflows.stream_preview import Preview
@@ -184,7 +191,7 @@ def open_source(job: StreamJob, bundle: StreamBundle) -> tuple[StreamSource, tup
     assert job.recording is not None
     if job.source == "log":
         source = LogSource(job.recording)
-        if source.header["bundle"] != bundle_hash(bundle):
+        if not is_log_of(source.header, bundle):
             raise InputError(
                 job.recording,
                 expected=f"a log of this model (stream {bundle_hash(bundle)})",
