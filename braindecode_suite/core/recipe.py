@@ -13,6 +13,7 @@ import pandas as pd
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.registry import Registry
+from braindecode_suite.core.step_levels import By, level_keys, level_word, restored_columns, unfitted
 
 SCOPES = ("train", "heldout-block", "as-released")
 STEPS = Registry(
@@ -69,7 +70,7 @@ class ZScore:
     scope : {'train', 'heldout-block'}
     """
 
-    by: str | tuple[str, ...] | None = "session"
+    by: By = "session"
     scope: str = "train"
     levels: np.ndarray | None = None
     mean: np.ndarray | None = None  # (levels, units)
@@ -96,7 +97,7 @@ class ZScore:
                 inside = np.flatnonzero(keys == level)
             if len(inside) < 2:
                 raise InputError(
-                    f"{self.by} {level}",
+                    f"{level_word(self.by)} {level}",
                     expected="at least 2 training rows to z-score by",
                     found=str(len(inside)),
                 )
@@ -115,17 +116,15 @@ class ZScore:
     def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Return z-scored `values` of shape (rows, units); `trials` are the same rows."""
         if self.levels is None or self.mean is None or self.scale is None:
-            raise InputError(
-                "recipe step 'z-score'", expected="a fitted step", found="an unfitted one", hint="call fit"
-            )
+            raise unfitted(self.name)
         keys = self._keys(trials)
         index = np.searchsorted(self.levels, keys)
         known = (index < len(self.levels)) & (self.levels[np.minimum(index, len(self.levels) - 1)] == keys)
         if not known.all():
             raise InputError(
                 "recipe step 'z-score'",
-                expected=f"rows of {self.by} {', '.join(map(str, self.levels))}",
-                found=f"{self.by} {keys[~known][0]}",
+                expected=f"rows of {level_word(self.by)} {', '.join(map(str, self.levels))}",
+                found=f"{level_word(self.by)} {keys[~known][0]}",
                 hint="a held-out block needs scope 'heldout-block'",
             )
         return (values - self.mean[index]) / self.scale[index]
@@ -148,16 +147,16 @@ class ZScore:
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ZScore:
         """Return the step that `describe` and `state` came from."""
-        by = tuple(facts["by"]) if isinstance(facts["by"], list) else facts["by"]
+        by = restored_columns(facts["by"])
         return cls(by, facts["scope"], arrays.get("levels"), arrays.get("mean"), arrays.get("scale"))
 
     def _keys(self, trials: pd.DataFrame) -> np.ndarray:
+        """Return levels as they are saved and hashed: those of one column as it holds them, not as str."""
         if self.by is None:
             return np.zeros(len(trials), int)
         if isinstance(self.by, str):
             return np.asarray(trials[self.by].to_numpy())
-        columns = [trials[column].astype(str) for column in self.by]
-        return np.array(["/".join(parts) for parts in zip(*columns, strict=True)])
+        return level_keys(trials, self.by).astype(str)
 
 
 @dataclass(frozen=True, eq=False)
