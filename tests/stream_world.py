@@ -102,6 +102,7 @@ def make_world(folder: Path) -> World:
         model="meg-module",
         reference=Cohort.of(study, train),
         pictures=np.ascontiguousarray(pictures),
+        chose_model=True,
         dataset_options=OPTIONS,
     )
     bundle, loaded = read_stream_bundle(model_dir)

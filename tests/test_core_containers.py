@@ -66,6 +66,16 @@ def test_a_session_without_training_rows_is_refused_unless_declared_transductive
     assert_allclose(loose.read(np.arange(20, 40)).mean(0), 0, atol=1e-5)
 
 
+def test_blocks_of_two_columns_are_named_and_saved_as_words(study):
+    trials = study.trials.assign(run=np.where(np.arange(len(study.trials)) % 20 < 10, 9, 10))
+    step = ZScore(by=("session", "run")).fit(study.responses, trials, np.r_[0:10, 20:30])
+    assert step.state()["levels"].tolist() == ["1/9", "2/9"]
+    assert step.state()["levels"].dtype.kind == "U"
+    assert ZScore.restore({**step.describe(), "by": ["session", "run"]}, step.state()).by == step.by
+    with pytest.raises(InputError, match="expected rows of session/run 1/9, 2/9; found session/run 1/10"):
+        step.apply(study.responses[10:12], trials.iloc[10:12])
+
+
 def test_a_constant_unit_becomes_zero_and_the_last_step_may_select(study):
     study.responses[:, 2] = 7
     keep = np.array([True, False, True, True, False, False])

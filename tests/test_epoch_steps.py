@@ -19,6 +19,7 @@ from braindecode_suite.core.reliability import KeepReliable
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.signal import Filter, SignalRecipe
 from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.core.whitening import Whiten
 from braindecode_suite.learning.checkpoints import check_cohort, describe_fit, recipe_tensors, restore_recipe
 
 TIMES = np.arange(-5, 11) / 100
@@ -127,6 +128,29 @@ def test_steps_can_be_ordered_at_will(responses, trials):
     assert first.hash != second.hash
     assert not np.allclose(first.apply(responses, trials), second.apply(responses, trials), equal_nan=True)
     assert np.nanmax(np.abs(first.apply(responses, trials))) == 2
+
+
+def test_of_a_row_that_is_not_over_steps_see_and_give_only_what_is_there(responses, trials, monkeypatch):
+    steps = (RobustScale(), Whiten(TIMES), Baseline(TIMES), Clip(5))
+    recipe = Recipe(steps).fit(responses, trials, np.arange(24))
+    whole, n = recipe.apply(responses, trials), len(TIMES) - 2
+    assert n > np.sum(TIMES <= 0)
+    seen, whiten = [], Whiten.apply
+    monkeypatch.setattr(Whiten, "apply", lambda *args: seen.append(args[1].shape) or whiten(*args))
+    growing = recipe.until(n)
+    so_far = growing.apply(np.where(np.arange(len(TIMES)) < n, responses, 1e9), trials)
+    assert seen == [(*responses.shape[:2], n)]
+    assert_allclose(so_far[:, :, :n], whole[:, :, :n], rtol=1e-6)
+    assert_array_equal(so_far[:, :, n:], np.zeros((*responses.shape[:2], 2), np.float32))
+    assert growing.hash == recipe.hash
+    assert growing.frozen()[0] == recipe.frozen()[0]
+
+
+def test_a_step_that_looks_ahead_is_not_for_rows_that_are_not_over():
+    with pytest.raises(
+        InputError, match=r"recipe step 'detrend'.*expected a causal step; found a non-causal"
+    ):
+        Recipe((Clip(), Detrend())).until(3)
 
 
 def test_a_recipe_comes_back_from_json_and_safetensors(responses, trials):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,6 +314,41 @@ def test_a_convolution_over_sensors_that_say_the_same_is_the_same_without_some_o
     whole = layer(x, seen)
     seen[0, :4] = False
     assert_allclose(layer(x, seen).detach(), whole.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_sensors_that_are_missing_are_none_of_what_a_batch_is_normalised_by() -> None:
+    torch.manual_seed(0)
+    config = TemporalSpatialConfig(kernels=3, time_kernel=5, pool=4, pool_stride=2, dropout=0.0)
+    layer = TemporalSpatialConvolution(6, 20, config)
+    x, seen = torch.randn(4, 6, 20), torch.ones(4, 6, dtype=torch.bool)
+    seen[:, 5], seen[1, :3] = False, False
+    found = {}
+    for filled in (0.0, 50.0):
+        trained = deepcopy(layer).train()
+        found[filled] = trained(torch.where(seen[:, :, None], x, filled), seen)
+        pooled = layer.pool(layer.time(x[:, None])).transpose(1, 2)[seen]  # (seen, kernels, windows)
+        values = pooled.detach().double().transpose(0, 1).flatten(1)
+        assert_allclose(trained.time_norm.running_mean, 0.1 * values.mean(dim=1), rtol=1e-5)
+        assert_allclose(trained.time_norm.running_var, 0.9 + 0.1 * values.var(dim=1), rtol=1e-5)
+    assert torch.equal(found[0.0], found[50.0])
+    found[0.0].square().sum().backward()
+    assert trained.eval()(x, torch.zeros_like(seen)).isfinite().all()
+
+
+def test_a_batch_in_which_nothing_is_missing_is_normalised_as_published() -> None:
+    torch.manual_seed(0)
+    layer = TemporalSpatialConvolution(
+        6, 20, TemporalSpatialConfig(kernels=3, time_kernel=5, pool=4, dropout=0.0)
+    )
+    x, seen = torch.randn(4, 6, 20), torch.ones(4, 6, dtype=torch.bool)
+    normal = nn.functional.batch_norm(layer.pool(layer.time(x[:, None])), None, None, training=True)
+    mapped = nn.functional.elu(
+        nn.functional.batch_norm(layer.space(nn.functional.elu(normal)), None, None, training=True)
+    )
+    published = layer.project(mapped)[:, :, 0].transpose(1, 2).flatten(1)
+    assert_allclose(layer(x, seen).detach(), published.detach(), rtol=1e-4, atol=1e-5)
+    one_by_one = layer._of_seen(layer.pool(layer.time(x[:, None])), seen)
+    assert_allclose(one_by_one.detach(), nn.functional.elu(normal).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_subject_layer_people_do_not_matter() -> None:

@@ -17,6 +17,7 @@ from braindecode_suite.core.split import Split
 from braindecode_suite.report.learning_curve import curve_panel
 from braindecode_suite.report.results import Results
 from braindecode_suite.report.wording import DASH
+from braindecode_suite.workflows import fitting
 from braindecode_suite.workflows.meg_config import MegWorkflowConfig
 from braindecode_suite.workflows.people import Scored, Series, find_others, groups, planned
 from braindecode_suite.workflows.people_curve import people_curves
@@ -68,6 +69,16 @@ def test_who_trains_at_a_point_trains_at_the_next_with_the_same_rows(
             assert not any(map(len, group.prepared.split.test[1:]))
     assert all("subject" in group.prepared.split.disjoint for group in series[1].groups)
     assert len({str(group.prepared.identity) for one in series for group in one.groups}) == 10
+
+
+def test_the_responses_of_a_person_who_is_in_many_groups_are_read_once(split: Split, monkeypatch) -> None:
+    read: list[object] = []
+    whole = fitting.study_identity
+    monkeypatch.setattr(fitting, "study_identity", lambda *args: read.append(args[0]) or whole(*args))
+    found = [group for one in groups(split, (0.0, 3.0), RECIPE, every=True) for group in one.groups]
+    together = {study for group in found for study in (group.prepared.study, *group.prepared.others)}
+    assert len({str(group.prepared.identity) for group in found}) == len(found)
+    assert len(read) == len(together) < sum(1 + len(group.prepared.others) for group in found)
 
 
 def test_the_ends_are_the_groups_that_there_are_without_a_curve(series: list[Series], split: Split) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from braindecode_suite.core.epoch_steps import Baseline, Clip, RobustScale
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.protocols import FitContext
@@ -87,6 +88,34 @@ def test_the_stream_gives_the_scores_and_lists_of_the_offline_pipeline(replay, c
     assert parity.n_trials >= 8
     assert parity.n_answers == parity.n_trials * windows
     assert summary.n_skipped == 0
+
+
+def test_a_window_is_preprocessed_as_far_as_it_goes(replay, monkeypatch):
+    seen: list[int] = []
+    scale = RobustScale.apply
+    monkeypatch.setattr(
+        RobustScale,
+        "apply",
+        lambda *args: seen.append(args[1].shape[2]) or scale(*args),  # type: ignore[func-returns-value]
+    )
+    _, summary = replay.run(replay.source(chunk=24), multiple=4)
+    lengths = replay.world.bundle.windows[[answer.window for answer in summary.answers]]
+    assert len(set(lengths)) > 2
+    assert_array_equal(seen, lengths)
+
+
+def test_the_first_window_holds_the_whole_baseline(replay, tmp_path):
+    world = replay.world
+    steps = (RobustScale(), Baseline(world.study.space.times, None, 0.2), Clip(20.0))
+    study = replace(world.study, recipe=None).prepared(Recipe(steps), np.arange(len(world.study.trials)))
+    target = TableTarget("toy", world.bundle.gallery.values)
+    encoder = world.load()[1]
+    encoder.facts_ = encoder.facts_ | {"recipes": [study.recipe.hash]}
+    calibration = Cohort.of(study, world.rows[:40])
+    bundle = save_stream_bundle(
+        tmp_path, encoder, calibration, world.bundle.gallery, target, model="meg-module"
+    )
+    assert bundle.ends()[0] == pytest.approx(0.2)
 
 
 def test_another_filter_state_would_be_noticed(replay):

@@ -23,14 +23,26 @@ from numpy.testing import assert_allclose
 
 from braindecode_suite.cli import main
 from braindecode_suite.core.errors import InputError
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents
+from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.signal import Filter, SignalRecipe
 from braindecode_suite.datasets.bids_meg import BIDS_MEG
 from braindecode_suite.datasets.meg_runs import EpochRows
 from braindecode_suite.datasets.stream_file import open_recording, replay_raw
+from braindecode_suite.metrics.evidence import Evidence
 from braindecode_suite.workflows.stream import StreamJob, as_live, make_draw, match_trials, open_source
+from braindecode_suite.workflows.stream_bundle import StreamBundle
 from braindecode_suite.workflows.stream_engine import EngineOptions, StreamEngine
 from braindecode_suite.workflows.stream_latency import Latencies
-from braindecode_suite.workflows.stream_log import LogSource, StreamLog, header_of, read_log
+from braindecode_suite.workflows.stream_log import (
+    LogSource,
+    StreamLog,
+    bundle_hash,
+    header_of,
+    is_log_of,
+    read_log,
+)
 from braindecode_suite.workflows.stream_page import StreamPage, content_policy
 from braindecode_suite.workflows.stream_parity import compare
 from braindecode_suite.workflows.stream_preview import Preview
@@ -79,6 +91,7 @@ def test_a_replay_has_the_answers_of_the_offline_pipeline(stream_world, tmp_path
     text = capsys.readouterr().out
     assert "ranked lists equal" in text
     assert "expected calibration error" in text
+    assert "chose the epoch at which training stopped: evidence is slightly optimistic" in text
     assert "p95" in text
 
 
@@ -265,6 +278,58 @@ def test_a_log_of_another_model_is_refused(stream_world, tmp_path, capsys):
     log.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
     assert main(["stream", str(stream_world.model_dir), "--source", "log", "--recording", str(log)]) == 2
     assert "expected a log of this model" in capsys.readouterr().err
+
+
+def _small_bundle() -> StreamBundle:
+    """Return a bundle of one window and two sensors."""
+    space = SensorSpace(
+        ("A", "B"), ("mag", "mag"), {"01": np.eye(2), "02": np.eye(2)}, 100.0, np.arange(4) / 100
+    )
+    return StreamBundle(
+        model="meg-module",
+        seed=0,
+        dataset="toy",
+        subject="01",
+        session="01",
+        run="1",
+        role="retrieval",
+        target="toy",
+        space=space,
+        signal=SignalRecipe((Filter(0.5, phase="causal"),), 100.0),
+        recipe=None,
+        windows=np.array([4]),
+        gallery=Latents(np.ones((2, 1, 3), np.float32), np.array(["a", "b"], dtype=object), "toy", "true"),
+        predicted_mean=np.zeros((1, 3)),
+        true_mean=np.zeros(3),
+        evidence={1: Evidence(0.5, np.ones(1), 0.1, np.ones(1), 20, 2)},
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"session": "02"},
+        {"run": "2"},
+        {"true_mean": np.ones(3)},
+        {"predicted_mean": np.ones((1, 3))},
+        {"target": "clip"},
+        {"evidence": {1: Evidence(0.8, np.ones(1), 0.1, np.ones(1), 20, 2)}},
+    ],
+)
+def test_a_bundle_with_anything_else_that_answers_depend_on_is_another(change):
+    bundle = _small_bundle()
+    header = {"bundle": bundle_hash(bundle)}
+    assert is_log_of(header, bundle)
+    assert not is_log_of(header, replace(bundle, **change))
+
+
+def test_a_log_of_an_earlier_version_is_still_read():
+    bundle = _small_bundle()
+    # what earlier versions hashed of this bundle, and wrote
+    frozen = [bundle.signal.hash, "", ["a", "b"], [[1, 0.5, [1.0]]]]
+    header = {"bundle": data_hash(frozen, bundle.windows, bundle.predicted_mean)}
+    assert is_log_of(header, bundle)
+    assert not is_log_of(header, replace(bundle, windows=np.array([3])))
 
 
 def test_a_preview_never_waits_and_the_latest_wins():

@@ -1,6 +1,6 @@
 """The max-cluster test against mne, closed forms, and studies in which nothing is decoded."""
 
-from itertools import product
+from itertools import permutations, product
 from math import factorial
 
 import mne
@@ -128,6 +128,69 @@ def test_queries_of_an_image_move_together():
     thrice = cluster_test(np.repeat(similarity, 3, axis=1), np.repeat(np.arange(20), 3), k=3, seed=0)
     assert_allclose(thrice.null, once.null)
     assert [c.p_value for c in thrice.clusters] == [c.p_value for c in once.clusters]
+
+
+def test_images_of_a_unit_move_together_to_the_images_of_another():
+    rng = np.random.default_rng(9)
+    similarity = rng.standard_normal((6, 20, 20)) + 0.5 * np.eye(20)
+    once = cluster_test(similarity, k=3, seed=0)
+    # three images a concept, each near images of its own number alone: a concept's rank is that of its images
+    numbered = np.kron(similarity + 100, np.eye(3))
+    thrice = cluster_test(numbered, units=np.repeat(np.arange(20), 3), k=3, seed=0)
+    assert_allclose(thrice.null, once.null)
+    assert thrice.n_distinct == factorial(20)
+    alone = cluster_test(similarity, units=[f"{k:02d}" for k in range(20)], k=3, seed=0)
+    assert_allclose(alone.null, once.null)
+
+
+def test_units_change_places_with_units_of_their_size():
+    similarity = np.random.default_rng(2).standard_normal((3, 9, 9))
+    units = np.array(["a", "b", "a", "c", "b", "c", "d", "e", "f"])  # three of two images, three of one
+    found = cluster_test(similarity, units=units, score="relative-rank", seed=0)
+    assert found.n_distinct == 36
+    twice = cluster_test(
+        np.repeat(similarity, 2, axis=1),
+        np.repeat(np.arange(9), 2),
+        units=np.repeat(units, 2),
+        score="relative-rank",
+        seed=0,
+    )
+    assert_allclose(twice.null, found.null)
+    # three windows of one score each are at most as many courses as there are relabellings
+    courses = []
+    for pairs in permutations([[0, 2], [1, 4], [3, 5]]):
+        for single in permutations([6, 7, 8]):
+            column = np.empty(9, int)
+            column[[0, 2, 1, 4, 3, 5]], column[[6, 7, 8]] = np.ravel(pairs), single
+            courses.append(score_windows(similarity[:1], column, score="relative-rank").mean())
+    mean, deviation = np.mean(courses), np.std(courses)
+    one = cluster_test(similarity[:1], units=units, score="relative-rank", n_permutations=20000, seed=0)
+    assert one.chance[0] == pytest.approx(mean, abs=0.05 * deviation)
+    largest = (max(courses) - mean) / deviation
+    assert one.null.max() == pytest.approx(largest, rel=0.05)
+
+
+def test_units_that_tear_an_image_apart_are_refused():
+    with pytest.raises(
+        InputError, match="`units`: expected one unit for an image; found several for that of column 1"
+    ):
+        cluster_test(np.zeros((2, 4, 4)), [0, 1, 1, 2], units=["a", "b", "c", "c"], seed=0)
+
+
+def test_concepts_that_are_predicted_alike_by_chance_are_no_effect():
+    rng, found = np.random.default_rng(3), {"images": [], "units": []}
+    concept = np.repeat(np.arange(15), 6)
+    for study in range(60):
+        # predictions and gallery share what their concepts share, and know nothing of each other
+        predicted, true = (
+            rng.standard_normal((15, 8))[concept] + 0.3 * rng.standard_normal((90, 8)) for _ in range(2)
+        )
+        similarity = predicted @ true.T
+        options = {"score": "relative-rank", "seed": study}
+        found["images"].append(cluster_test(similarity[None], **options).p_value <= 0.05)
+        found["units"].append(cluster_test(similarity[None], units=concept, **options).p_value <= 0.05)
+    assert np.mean(found["images"]) > 0.15  # which is why
+    assert np.mean(found["units"]) <= 0.1
 
 
 def test_a_gallery_may_hold_more_than_was_shown():

@@ -95,6 +95,13 @@ def test_the_map_holds_the_preprocessed_epochs(prepared, sliding):
     assert np.array_equal(epochs[rows], prepared.study.read(rows), equal_nan=True)
 
 
+def test_the_map_is_empty_where_trials_are_in_no_part_of_the_split(prepared, tmp_path):
+    few = replace(prepared.split, train=(prepared.split.train[0][5:],))
+    epochs = map_epochs(Steps(tmp_path, RunLog([]), {}), replace(prepared, split=few))
+    assert np.isnan(epochs[:5]).all()
+    assert np.array_equal(epochs[5:], prepared.study.read(np.arange(5, len(epochs))), equal_nan=True)
+
+
 def test_the_mean_response_is_that_of_sensors_where_models_see_a_whitened_one(prepared):
     rows, plain = prepared.split.train[0], replace(prepared.study, recipe=None)
     scaled, whitened = (

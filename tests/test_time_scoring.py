@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,21 @@ def test_a_course_is_high_where_the_truth_is_near_and_its_cluster_has_a_p() -> N
     line = course_table({**facts, "axis": "", "windows_are": ""}).rows[0]
     assert "150 ms [150, 150]" in line
     assert [c["time_start"] for c in facts["clusters"] if c["p_value"] < 0.01] == [pytest.approx(0.15)]
+
+
+def test_the_p_of_a_course_is_over_whole_concepts_where_its_interval_is() -> None:
+    similarity = np.random.default_rng(1).standard_normal((len(WINDOWS), IMAGES, IMAGES))
+    similarity[3:5] += 5 * np.eye(IMAGES)
+    concepts = np.repeat(["a", "b", "c", "d"], IMAGES // 4)  # 24 relabellings
+    settings = replace(SETTINGS, unit="concept", units=concepts)
+    p = {}
+    for name, some in (("image", SETTINGS), ("concept", settings)):
+        rows, _ = score_course(WINDOWS, similarity, some, model="ridge", target="t")
+        row = next(row for row in rows if row.time_start == 0.1)
+        assert row.p_correction == f"largest cluster over windows, whole {name}s permuted"
+        p[name] = row.p_value
+    assert p["image"] == pytest.approx(1 / 1001)
+    assert p["concept"] == pytest.approx(1 / 24, abs=0.02)
 
 
 @pytest.mark.parametrize(("reach", "kept"), [(0, 0.0), (9, 1.0)])

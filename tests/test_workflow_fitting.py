@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.manifest import RunLog
@@ -38,6 +39,34 @@ def test_one_changed_response_in_any_row_makes_another_study(row: int) -> None:
     assert study_identity(replace(study, responses=changed)) != study_identity(
         replace(study, responses=values)
     )
+
+
+def test_trials_in_no_part_of_the_split_are_not_read_and_change_nothing() -> None:
+    study = make_study(make_latents(40, 1, 4), n_units=6)
+    in_two = np.flatnonzero(
+        study.trials["session"] < 3
+    )  # the third session is no part of it, and cannot be scaled
+    train, validation, test = (
+        np.intersect1d(rows_of(study, *ends), in_two) for ends in ((0, 20), (20, 30), (30, 40))
+    )
+    split = Split(
+        protocol="synthetic",
+        studies=(study,),
+        train=(train,),
+        validation=(validation,),
+        test=(test,),
+        disjoint=frozenset({"stimulus"}),
+    )
+    assert_array_equal(split.rows[0], in_two)
+    values = np.array(study.read(np.arange(len(study.trials))))
+    values[-1] += 1
+    elsewhere = prepare(replace(study, responses=values), split, "session").identity
+    prepared = prepare(study, split, "session")
+    assert prepared.identity == elsewhere
+    values[test[0], 2] += 1
+    assert prepare(replace(study, responses=values), split, "session").identity != elsewhere
+    with pytest.raises(InputError, match=r"expected rows of session 1, 2; found session 3"):
+        prepared.study.read(np.arange(len(study.trials)))
 
 
 def test_without_a_preset_an_encoders_first_is_taken_and_a_wrong_one_names_the_encoder() -> None:

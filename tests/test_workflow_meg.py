@@ -174,6 +174,7 @@ def test_live_decoding_finds_what_it_needs(out: Path, facts: dict, scores: pd.Da
     from braindecode_suite.workflows.stream_bundle import read_stream_bundle
 
     bundle, _ = read_stream_bundle(model_dir(out, "01", "meglive"))
+    assert bundle.facts["calibration_chose_model"] is True
     assert bundle.signal.causal
     assert bundle.facts["dataset_options"]["phase"] == "causal"
     assert len(bundle.windows) > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.registry import Registry
+from braindecode_suite.core.step_levels import By, level_keys, level_word, restored_columns, unfitted
 
 SCOPES = ("train", "heldout-block", "as-released")
 STEPS = Registry(
@@ -68,7 +70,7 @@ class ZScore:
     scope : {'train', 'heldout-block'}
     """
 
-    by: str | tuple[str, ...] | None = "session"
+    by: By = "session"
     scope: str = "train"
     levels: np.ndarray | None = None
     mean: np.ndarray | None = None  # (levels, units)
@@ -95,7 +97,7 @@ class ZScore:
                 inside = np.flatnonzero(keys == level)
             if len(inside) < 2:
                 raise InputError(
-                    f"{self.by} {level}",
+                    f"{level_word(self.by)} {level}",
                     expected="at least 2 training rows to z-score by",
                     found=str(len(inside)),
                 )
@@ -114,17 +116,15 @@ class ZScore:
     def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Return z-scored `values` of shape (rows, units); `trials` are the same rows."""
         if self.levels is None or self.mean is None or self.scale is None:
-            raise InputError(
-                "recipe step 'z-score'", expected="a fitted step", found="an unfitted one", hint="call fit"
-            )
+            raise unfitted(self.name)
         keys = self._keys(trials)
         index = np.searchsorted(self.levels, keys)
         known = (index < len(self.levels)) & (self.levels[np.minimum(index, len(self.levels) - 1)] == keys)
         if not known.all():
             raise InputError(
                 "recipe step 'z-score'",
-                expected=f"rows of {self.by} {', '.join(map(str, self.levels))}",
-                found=f"{self.by} {keys[~known][0]}",
+                expected=f"rows of {level_word(self.by)} {', '.join(map(str, self.levels))}",
+                found=f"{level_word(self.by)} {keys[~known][0]}",
                 hint="a held-out block needs scope 'heldout-block'",
             )
         return (values - self.mean[index]) / self.scale[index]
@@ -147,16 +147,16 @@ class ZScore:
     @classmethod
     def restore(cls, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ZScore:
         """Return the step that `describe` and `state` came from."""
-        by = tuple(facts["by"]) if isinstance(facts["by"], list) else facts["by"]
+        by = restored_columns(facts["by"])
         return cls(by, facts["scope"], arrays.get("levels"), arrays.get("mean"), arrays.get("scale"))
 
     def _keys(self, trials: pd.DataFrame) -> np.ndarray:
+        """Return levels as they are saved and hashed: those of one column as it holds them, not as str."""
         if self.by is None:
             return np.zeros(len(trials), int)
         if isinstance(self.by, str):
             return np.asarray(trials[self.by].to_numpy())
-        columns = [trials[column].astype(str) for column in self.by]
-        return np.array(["/".join(parts) for parts in zip(*columns, strict=True)])
+        return level_keys(trials, self.by).astype(str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +198,12 @@ class Recipe:
     ----------
     steps : sequence of Step
         The number of units may change only through the last step.
+    n_samples : int or None
+        Samples of a row that are there, see `until`; None where all of them are.
     """
 
     steps: Sequence[Step] = field(default_factory=tuple)
+    n_samples: int | None = None
 
     def fit(self, responses: Any, trials: pd.DataFrame, rows: np.ndarray) -> Recipe:
         """Return a recipe fitted on training `rows` only; each step sees the output of those before it."""
@@ -212,18 +215,32 @@ class Recipe:
 
     def apply(self, values: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Return preprocessed `values` of shape (rows, units); `trials` are the same rows."""
+        there = values if self.n_samples is None else values[..., : self.n_samples]
         for step in self.steps:
-            values = step.apply(values, trials)
-        return values.astype(np.float32, copy=False)
+            there = step.apply(there, trials)
+        there = there.astype(np.float32, copy=False)
+        missing = 0 if self.n_samples is None else values.shape[-1] - there.shape[-1]
+        return np.pad(there, [(0, 0)] * (there.ndim - 1) + [(0, missing)]) if missing else there
+
+    def until(self, n_samples: int) -> Recipe:
+        """Return the same recipe for rows (units, times) whose later samples are still to come, and are 0 in what it gives.
+
+        Steps see nothing of them: causal ones give of the first samples what they give of them in whole rows, for less work.
+        """
+        for step in self.steps:
+            self._check_causal(step)
+        return Recipe(self.steps, n_samples)
 
     def step(self, chunk: np.ndarray, trials: pd.DataFrame) -> np.ndarray:
         """Apply to one chunk as it arrives; a non-causal step refuses."""
         for step in self.steps:
-            if not step.causal:
-                raise InputError(
-                    f"recipe step {step.name!r}", expected="a causal step", found="a non-causal one"
-                )
+            self._check_causal(step)
         return self.apply(chunk, trials)
+
+    @staticmethod
+    def _check_causal(step: Step) -> None:
+        if not step.causal:
+            raise InputError(f"recipe step {step.name!r}", expected="a causal step", found="a non-causal one")
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the parameters of every step, in order."""
@@ -257,9 +274,9 @@ class Recipe:
         """Units that the last step keeps, array of bool of shape (units,), or None where it keeps all."""
         return getattr(self.steps[-1], "keep", None) if self.steps else None
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Hash of parameters and fitted arrays."""
+        """Hash of parameters and fitted arrays, computed once."""
         return data_hash(self.describe(), *[value for _, value in sorted(self.state().items())])
 
 

@@ -73,6 +73,12 @@ class Split:
             raise InputError("`part`", expected=f"one of {', '.join(PARTS)}", found=repr(part))
         return Cohort(tuple(self.studies if studies is None else studies), getattr(self, part))
 
+    @property
+    def rows(self) -> tuple[np.ndarray, ...]:
+        """Rows of each study that are in any part, ascending."""
+        parts = zip(self.train, self.validation, self.test, strict=True)
+        return tuple(np.unique(np.concatenate(some)).astype(np.int64) for some in parts)
+
     def keys(self, part: str, kind: str) -> set[Any]:
         """Return which stimuli (or runs, sessions, concepts, subjects) occur in a part, over all subjects."""
         found: set[Any] = set()

@@ -134,15 +134,17 @@ class Whiten:
         at = level_places(level_keys(trials, self.by), self.levels, self.by, self.name)
         known = np.isfinite(np.diagonal(self.covariance, axis1=1, axis2=2))  # (levels, sensors)
         there = np.isfinite(values).all(axis=2) & known[at]  # (rows, sensors)
-        patterns, which = np.unique(np.column_stack([at, there]), axis=0, return_inverse=True)
+        alike: dict[tuple[int, bytes], list[int]] = {}
+        for row, (level, own) in enumerate(zip(at, there, strict=True)):
+            alike.setdefault((int(level), own.tobytes()), []).append(row)
         whitened = np.full(values.shape, np.nan, np.float32)
-        for k, pattern in enumerate(patterns):
-            sensors = np.flatnonzero(pattern[1:])
+        for (level, own), rows in alike.items():
+            sensors = np.flatnonzero(np.frombuffer(own, bool))
             if not len(sensors):
                 continue
-            root = self._root(int(pattern[0]), pattern[1:].astype(bool).tobytes())
-            inside = np.ix_(np.flatnonzero(which.ravel() == k), sensors)
-            whitened[inside] = root @ np.asarray(values[inside], np.float64)
+            inside = np.ix_(rows, sensors)
+            # in double precision: sensors that are nearly alike cancel in the sum
+            whitened[inside] = self._root(level, own) @ np.asarray(values[inside], np.float64)
         return whitened
 
     def _compute_root(self, level: int, there: bytes) -> NDArray[np.float64]:

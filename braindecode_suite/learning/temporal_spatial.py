@@ -74,22 +74,28 @@ class TemporalSpatialConvolution(nn.Module):
         ----------
         x : Tensor of shape (batch, sensors, times)
         seen : Tensor of bool of shape (batch, sensors)
-            A sensor that is not seen is left out of the sum over sensors; the others are scaled up by their share, as under
-            dropout.
+            A sensor that is not seen is left out of the sum over sensors, and of the statistics of the batch norm; the others are scaled up
+            by their share, as under dropout.
 
         Returns
         -------
         Tensor of shape (batch, width)
             Pooled windows one after another, the kernels of each side by side.
         """
-        x = self.time_norm(self.pool(self.time(x[:, None])))  # (batch, kernels, sensors, windows)
-        x = nn.functional.elu(x)
-        if not bool(seen.all()):
-            share = seen.float().mean(dim=1, keepdim=True).clamp_min(1e-6)
-            x = x * (seen / share).to(x)[:, None, :, None]
+        x = self.pool(self.time(x[:, None]))  # (batch, kernels, sensors, windows)
+        x = nn.functional.elu(self.time_norm(x)) if bool(seen.all()) else self._of_seen(x, seen)
         x = nn.functional.elu(self.space_norm(self.space(x)))  # (batch, kernels, 1, windows)
         x = self.project(self.dropout(x))
         return x[:, :, 0].transpose(1, 2).flatten(1)  # (batch, windows * kernels)
+
+    def _of_seen(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Normalise what comes of the sensors that are seen, scaled up by their share; 0 for the others."""
+        there = x.transpose(1, 2)[seen]  # (sensors that are seen, kernels, windows)
+        there = nn.functional.elu(self.time_norm(there[:, :, None])[:, :, 0])
+        share = seen.float().mean(dim=1, keepdim=True).expand_as(seen)[seen]
+        found = there.new_zeros(*seen.shape, *there.shape[1:])  # (batch, sensors, kernels, windows)
+        found[seen] = there / share.to(there)[:, None, None]
+        return found.transpose(1, 2)
 
 
 class ResidualProjector(nn.Module):

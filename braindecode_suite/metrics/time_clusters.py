@@ -1,6 +1,7 @@
 """Which stretches of a time course are above chance: the max-cluster test, images permuted alike at all windows.
 
-The model is fixed. A permutation gives every query the place of another image and moves it at all windows together, so that the null
+The model is fixed. A permutation gives every query the place of another image (images of a concept stay together where concepts are the
+unit of resampling) and moves it at all windows together, so that the null
 courses are as smooth in time as the observed one (Maris and Oostenveld 2007, J. Neurosci. Methods 164). Rank every query against every
 item once and a permutation only reads other entries of the matrix.
 
@@ -10,8 +11,9 @@ onset: that is what the band before the picture and `onset_latency` are for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import factorial, prod
 from typing import Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from braindecode_suite.core.checks import check_finite, check_option, check_shape
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.metrics.correlation import Floats
-from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS, n_distinct_permutations
+from braindecode_suite.metrics.permutation import MIN_PERMUTATIONS
 from braindecode_suite.metrics.retrieval import rank_matrix, ranks, relative_rank, top_k_random_gallery
 
 Score = Literal["top-k", "relative-rank"]
@@ -89,6 +91,7 @@ def cluster_test(
     similarity: Iterable[ArrayLike],
     truth: ArrayLike | None = None,
     *,
+    units: ArrayLike | None = None,
     score: Score = "top-k",
     k: int = 1,
     gallery_size: int | None = None,
@@ -96,7 +99,7 @@ def cluster_test(
     n_permutations: int = MIN_PERMUTATIONS,
     forming: float = 0.95,
 ) -> ClusterTest:
-    """Test a course of retrieval scores against permutations of whole image ids.
+    """Test a course of retrieval scores against permutations of whole image ids, or of whole units of several images.
 
     Courses are standardised window by window, ``z_w = (score_w - mean_w) / deviation_w`` over permutations, so that mass counts all
     windows alike; a window belongs to a cluster where its score exceeds the `forming` quantile of the permuted scores. Mean, deviation
@@ -110,6 +113,10 @@ def cluster_test(
     truth : array of int of shape (queries,), optional
         Column of the image that each query saw; queries of the same image (repeats, subjects) move together. By default query i saw
         item i.
+    units : array of shape (queries,), optional
+        What the image of each query belongs to (its concept), where that is the unit of resampling. Whole units change places with units of as
+        many images, image by image: what images of a unit share by anything but the effect would make a permutation of images too sure of
+        itself. A unit with no other of its size stays where it is.
     score : {"top-k", "relative-rank"}
         Whether the truth is among the first `k`, exactly in random galleries of `gallery_size`, or 1 minus its relative rank.
     k : int
@@ -147,15 +154,16 @@ def cluster_test(
     shape: tuple[int, ...] = ()
     by_rank = np.empty(0)
     by_window: list[Floats] = []
-    n_images = 0
+    n_distinct = 1
     for matrix in similarity:
         values = np.asarray(matrix, np.float64)
         if columns is None:
             check_shape("similarity", values, "queries items")
             shape = values.shape
             seen = _truth(truth, shape)
-            n_images = len(np.unique(seen))
-            columns = _permute(seen, n_permutations, seed)
+            blocks = _blocks(seen, units)
+            n_distinct = prod(factorial(len(some)) for some in blocks)
+            columns = _permute(seen, blocks, n_permutations, seed)
             by_rank = scores_by_rank(shape[1], score, k, gallery_size)
         check_shape("similarity", values, "queries items", queries=shape[0], items=shape[1])
         check_finite("`similarity`", values)
@@ -174,7 +182,7 @@ def cluster_test(
         score=courses[0],
         chance=chance,
         threshold=limit,
-        n_distinct=n_distinct_permutations(np.zeros(n_images)),
+        n_distinct=n_distinct,
     )
 
 
@@ -306,12 +314,34 @@ def _truth(truth: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.intp]:
     return seen.astype(np.intp)
 
 
-def _permute(seen: NDArray[np.intp], n_permutations: int, seed: int) -> NDArray[np.intp]:
-    """Return the columns of the queries as observed (row 0) and under each permutation of the images shown."""
+def _blocks(seen: NDArray[np.intp], units: ArrayLike | None) -> list[NDArray[np.intp]]:
+    """Return what changes places, an array (units, images) of places among the images shown for each size of unit."""
+    images, first, index = np.unique(seen, return_index=True, return_inverse=True)
+    if units is None:
+        return [np.arange(len(images))[:, None]]
+    named = np.asarray(units)
+    check_shape("units", named, "queries", queries=len(seen))
+    own = named[first]
+    if not (named == own[index]).all():
+        torn = images[index[np.flatnonzero(named != own[index])[0]]]
+        raise InputError(
+            "`units`", expected="one unit for an image", found=f"several for that of column {torn}"
+        )
+    members = [np.flatnonzero(own == name) for name in np.unique(own)]
+    sizes = sorted({len(some) for some in members})
+    return [np.stack([some for some in members if len(some) == size]) for size in sizes]
+
+
+def _permute(
+    seen: NDArray[np.intp], blocks: Sequence[NDArray[np.intp]], n_permutations: int, seed: int
+) -> NDArray[np.intp]:
+    """Return the columns of the queries as observed (row 0) and under each permutation of the blocks of images shown."""
     images, index = np.unique(seen, return_inverse=True)
-    orders = np.tile(np.arange(len(images)), (n_permutations, 1))
-    orders = np.random.default_rng(seed).permuted(orders, axis=1)
-    return np.concatenate([seen[None], images[orders][:, index]])
+    places, rng = np.empty((n_permutations, len(images)), np.intp), np.random.default_rng(seed)
+    for some in blocks:
+        orders = rng.permuted(np.tile(np.arange(len(some)), (n_permutations, 1)), axis=1)
+        places[:, some.ravel()] = some[orders].reshape(n_permutations, -1)
+    return np.concatenate([seen[None], images[places][:, index]])
 
 
 def _mean_scores(pairs: Floats, columns: NDArray[np.intp]) -> Floats:

@@ -313,7 +313,8 @@ def causal_part(results: Results) -> Part | None:
     )
     note = (
         f"Forwards only, the signal is {float(known['delay_ms']):g} ms late, which an answer waits for, and models are of one seed, fitted for "
-        "retrieval alone."
+        "retrieval alone. The evidence of live decoding is calibrated on validation trials, which chose the epoch at which training stopped: it is "
+        "slightly optimistic."
         + (f" Forwards only minus both directions, same seed, paired over images: {cost}." if cost else "")
     )
     return Part(

@@ -53,18 +53,31 @@ class Prepared:
         Unique ids of each part, sorted.
     others : tuple of Study
         Prepared, of other people who train too.
+    identities : dict
+        What `study_identity` found of studies and their rows. Splits of the same prepared studies share one, so that their responses
+        are read once.
     """
 
     study: Study
     split: Split
     stimulus_ids: dict[str, np.ndarray]
     others: tuple[Study, ...] = ()
+    identities: dict[tuple[Study, bytes], dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What results of this study under this split depend on, for the keys of steps."""
-        others = {"others": [study_identity(study) for study in self.others]} if self.others else {}
-        return {"split": self.split.hash, **study_identity(self.study), **others}
+        """What results of this study under this split depend on, for the keys of steps: of responses those in a part of the split."""
+        own, *others = (
+            self._identity(study, rows)
+            for study, rows in zip((self.study, *self.others), self.split.rows, strict=True)
+        )
+        return {"split": self.split.hash, **own, **({"others": others} if others else {})}
+
+    def _identity(self, study: Study, rows: np.ndarray) -> dict[str, Any]:
+        key = study, rows.tobytes()
+        if key not in self.identities:
+            self.identities[key] = study_identity(study, rows)
+        return self.identities[key]
 
     def cohort(self, part: str) -> Cohort:
         """Return the rows of one part, read through the recipes; of several people those who have any."""
@@ -152,9 +165,9 @@ class Fitted:
         return averaged.select(np.asarray(ids, dtype=object))
 
 
-def study_identity(study: Study) -> dict[str, Any]:
-    """Return what tells a study from another one, every response included, for the keys of steps."""
-    rows = np.arange(len(study.trials))
+def study_identity(study: Study, rows: np.ndarray | None = None) -> dict[str, Any]:
+    """Return what tells a study from another one, every response of `rows` (all by default) included, for the keys of steps."""
+    rows = np.arange(len(study.trials)) if rows is None else rows
     blocks = [data_hash(study.read(part)) for part in np.array_split(rows, max(1, len(rows) // HASHED_ROWS))]
     return {
         "recipe": "" if study.recipe is None else study.recipe.hash,

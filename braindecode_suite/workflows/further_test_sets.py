@@ -12,7 +12,7 @@ from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.encoders import ENCODERS
-from braindecode_suite.workflows.fitting import Fitted, Prepared, predict_trials
+from braindecode_suite.workflows.fitting import Fitted, Prepared, predict_trials, study_identity
 from braindecode_suite.workflows.scoring import Predicted, Settings, score_retrieval
 from braindecode_suite.workflows.steps import Arrays, Steps
 
@@ -79,6 +79,7 @@ def _predict(steps: Steps, prepared: Prepared, split: Split, model: Fitted, devi
     key: Mapping[str, Any] = {
         **prepared.identity,
         "test": split.hash,
+        "test responses": study_identity(prepared.study, split.test[0])["responses"],
         "model": model.folder.parent.name,
     }
     cohort = replace(prepared, split=split).cohort("test")

@@ -268,6 +268,7 @@ class MegWorkflow:
                 seed=int(fitted.seed),
                 reference=prepared.cohort("train"),
                 pictures=small_pictures(stimuli.images(list(gallery.ids))),
+                chose_model=True,
                 dataset_options=options,
                 generator={"name": config.generator} if config.generator else None,
             )

@@ -340,13 +340,15 @@ def groups(
         Whether others come one by one, in their order, rather than all at once.
     """
     known: dict[Any, Study] = {}
+    identities: dict[tuple[Study, bytes], dict[str, Any]] = {}
     most = len(split.studies) - 1
 
     def group(title: str, some: Split, count: int, minutes: float | None = None) -> Group:
         names = ", ".join(f"sub-{study.subject}" for study in split.studies[1 : count + 1])
         title = title.format(names)
         with about(f"`people` ({title})", hint="name people with more trials first"):
-            return Group(title=title, prepared=_prepare(some, sensors, known), calibration=minutes)
+            prepared = replace(_prepare(some, sensors, known), identities=identities)
+            return Group(title=title, prepared=prepared, calibration=minutes)
 
     counts = range(1, most + 1) if every else [most]
     with_own = [group("alone", alone(split), 0)]

@@ -26,7 +26,14 @@ from braindecode_suite.datasets.stream_file import open_recording, replay_raw
 from braindecode_suite.datasets.stream_lsl import LslSource
 from braindecode_suite.workflows.stream_bundle import StreamBundle, read_stream_bundle
 from braindecode_suite.workflows.stream_engine import Answer, EngineOptions, StreamEngine, choose_multiple
-from braindecode_suite.workflows.stream_log import LogSource, StreamLog, answer_facts, bundle_hash, header_of
+from braindecode_suite.workflows.stream_log import (
+    LogSource,
+    StreamLog,
+    answer_facts,
+    bundle_hash,
+    header_of,
+    is_log_of,
+)
 from braindecode_suite.workflows.stream_page import StreamPage
 from braindecode_suite.workflows.stream_parity import TOLERANCE, Parity, compare
 from braindecode_suite.workflows.stream_preview import Preview
@@ -184,7 +191,7 @@ def open_source(job: StreamJob, bundle: StreamBundle) -> tuple[StreamSource, tup
     assert job.recording is not None
     if job.source == "log":
         source = LogSource(job.recording)
-        if source.header["bundle"] != bundle_hash(bundle):
+        if not is_log_of(source.header, bundle):
             raise InputError(
                 job.recording,
                 expected=f"a log of this model (stream {bundle_hash(bundle)})",
@@ -427,6 +434,10 @@ def _print_start(bundle: StreamBundle, engine: StreamEngine, page: StreamPage | 
         f"evidence calibrated on {evidence.n_trials} trials: expected calibration error {100 * evidence.calibration_error:.1f} % "
         f"(held out), log loss {evidence.log_loss[-1]:.2f} on the last window (knowing nothing: {np.log(evidence.n_candidates):.2f})"
     )
+    if bundle.facts.get("calibration_chose_model"):
+        print(
+            "the calibration trials chose the epoch at which training stopped: evidence is slightly optimistic"
+        )
     delay = bundle.signal.delay
     print(f"causal filtering is late by {1000 * delay:.0f} ms by resampling alone")
     if page is not None:

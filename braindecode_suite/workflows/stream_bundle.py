@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from braindecode_suite import __version__
 from braindecode_suite.core.checks import check_file, check_match, check_option, check_shape
+from braindecode_suite.core.epoch_steps import Baseline
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import write_aside, write_json
 from braindecode_suite.core.latents import Latents, Target
@@ -39,7 +40,7 @@ STRIDE = 0.025
 MULTIPLES = (1, 2, 3, 4)
 """Hops that evidence is calibrated for, in strides."""
 FIRST = 0.1
-"""Seconds after the onset at which the first window ends: before, there is nothing to see."""
+"""Seconds after the onset at which the first window ends, unless the baseline ends later: before, there is nothing to see."""
 MOST_REFERENCE = 2000
 """Reference trials that means are taken over; more are left out evenly."""
 MOST_SIMILARITIES = 20_000_000
@@ -77,7 +78,8 @@ class StreamBundle:
     masks_missing : bool
         Whether the encoder has an answer without a sensor, see `takes_missing`.
     facts : dict
-        For the card: numbers of calibration trials and of reference trials.
+        For the card: numbers of calibration trials and of reference trials, and whether the former chose the epoch at which training
+        stopped (older folders do not say).
     """
 
     model: str
@@ -184,6 +186,7 @@ def save_stream_bundle(
     role: str = "retrieval",
     stride: float = STRIDE,
     pictures: np.ndarray | None = None,
+    chose_model: bool = False,
     dataset_options: Mapping[str, Any] | None = None,
     generator: Mapping[str, Any] | None = None,
 ) -> StreamBundle:
@@ -197,7 +200,7 @@ def save_stream_bundle(
         One of growing windows is asked at each of them; any other once, at the end of the epoch.
     calibration : Cohort
         Rows of one study, read through its fitted recipe and cut from signals that were preprocessed causally. None that the encoder
-        was fitted on, or evidence is worth less than it says. The last session among them, and the last run of it, are those whose
+        was fitted on, or evidence is worth less than it says; see also `chose_model`. The last session among them, and the last run of it, are those whose
         scaling and positions live trials take.
     gallery : Latents
         True latents of the candidates.
@@ -212,6 +215,8 @@ def save_stream_bundle(
         Seconds between windows.
     pictures : array of uint8 of shape (gallery, height, width, 3), optional
         Small pictures of the gallery, for the page.
+    chose_model : bool
+        Whether the calibration trials chose the epoch at which training stopped: evidence is slightly optimistic then, and says so.
     dataset_options : dict, optional
         How the study was opened, so that a replay can be compared with it.
     generator : dict, optional
@@ -229,9 +234,11 @@ def save_stream_bundle(
     if pictures is not None:
         check_shape("pictures", pictures, "gallery height width colours", gallery=len(gallery), colours=3)
     growing = getattr(getattr(encoder, "config", None), "window", "none") == "growing"
-    windows = (
-        lay_out_windows(space.times, space.sfreq, stride=stride) if growing else np.array([len(space.times)])
-    )
+    steps = () if study.recipe is None else study.recipe.steps
+    first = max([FIRST, *(step.tmax for step in steps if isinstance(step, Baseline))])  # a whole baseline
+    windows = np.array([len(space.times)])
+    if growing:
+        windows = lay_out_windows(space.times, space.sfreq, stride=stride, first=first)
     rows = _evenly(rows, max(MOST_SIMILARITIES // (len(windows) * len(gallery)), FEWEST))
     used = Cohort.of(study, rows)
     centre = used if reference is None else _thin(reference, MOST_REFERENCE)
@@ -286,6 +293,7 @@ def save_stream_bundle(
         facts={
             "calibration_trials": len(rows),
             "reference_trials": len(centre),
+            "calibration_chose_model": chose_model,
             "version": __version__,
             "dataset_options": dict(dataset_options or {}),
             "generator": dict(generator or {}),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.protocols import BrainEncoder
+from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.ring import RingBuffer
 from braindecode_suite.core.signal import RATE_TOLERANCE
 from braindecode_suite.core.stream import Chunk, StreamFacts, match_channels
@@ -208,6 +209,7 @@ class StreamEngine:
         self._lost: list[tuple[int, int]] = []  # samples that were missing
         self._newest: np.ndarray | None = None
         self._template = replace(bundle.template(), **_one_row(bundle))
+        self._recipes: dict[int, Recipe] = {}
         gallery = np.asarray(bundle.gallery.flat, np.float64) - bundle.true_mean
         self._gallery = _unit(gallery).astype(np.float32)
         self.trials: list[OpenTrial] = []
@@ -406,11 +408,19 @@ class StreamEngine:
         whole = np.zeros((1, space.n_units, self.n_times), np.float32)  # what is to come is not looked at
         whole[0, :, :n_samples] = epoch
         whole[0, np.isnan(epoch[:, 0])] = np.nan
-        cohort = Cohort.of(replace(self._template, responses=whole))
+        cohort = Cohort.of(replace(self._template, responses=whole, recipe=self._recipe(n_samples)))
         if n_samples == self.n_times:
             return dict(self.encoder.predict(cohort, 0))
         growing: Any = self.encoder
         return dict(growing.predict(cohort, 0, until=float(space.times[n_samples - 1])))
+
+    def _recipe(self, n_samples: int) -> Recipe | None:
+        """Return the bundle's recipe for epochs of so many samples so far; the same again, which knows its hash."""
+        if self.bundle.recipe is None or n_samples == self.n_times:
+            return self.bundle.recipe
+        if n_samples not in self._recipes:
+            self._recipes[n_samples] = self.bundle.recipe.until(n_samples)
+        return self._recipes[n_samples]
 
     def finish(self) -> None:
         """Close the trials that the end of the stream leaves open."""

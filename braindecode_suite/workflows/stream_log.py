@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -128,16 +128,35 @@ def header_of(
 
 
 def bundle_hash(bundle: StreamBundle) -> str:
-    """Return a hash of what is frozen: signal and epoch recipes, windows, gallery and evidence."""
+    """Return a hash of what is frozen and answers depend on: whose block it is, recipes, windows, gallery with both means, evidence."""
+    space = bundle.space
+    block = {
+        key: getattr(bundle, key) for key in ("model", "seed", "subject", "session", "run", "role", "target")
+    }
+    arrays = (bundle.windows, bundle.predicted_mean, bundle.true_mean, bundle.gallery.values)
+    positions = np.asarray(space.positions[bundle.session], np.float64)
+    return data_hash(_recipes(bundle), block, list(space.names), positions, *arrays)
+
+
+def is_log_of(header: Mapping[str, Any], bundle: StreamBundle) -> bool:
+    """Say whether a log was made with a bundle; logs of earlier versions know less of it.
+
+    Parameters
+    ----------
+    header : dict
+        The first line of the log.
+    bundle : StreamBundle
+    """
+    earlier = data_hash(_recipes(bundle), bundle.windows, bundle.predicted_mean)
+    return header["bundle"] in (bundle_hash(bundle), earlier)
+
+
+def _recipes(bundle: StreamBundle) -> list[Any]:
     evidence = [
         [m, one.memory, np.round(one.weights, 9).tolist()] for m, one in sorted(bundle.evidence.items())
     ]
     recipe = "" if bundle.recipe is None else bundle.recipe.hash
-    return data_hash(
-        [bundle.signal.hash, recipe, list(bundle.gallery.ids), evidence],
-        bundle.windows,
-        bundle.predicted_mean,
-    )
+    return [bundle.signal.hash, recipe, list(bundle.gallery.ids), evidence]
 
 
 def samples_path(log: Path) -> Path:

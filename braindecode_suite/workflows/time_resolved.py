@@ -108,11 +108,12 @@ class Growing:
 
 
 def map_epochs(steps: Steps, prepared: Prepared) -> np.ndarray:
-    """Return the preprocessed epochs of all trials, memory-mapped: windows cut them many times over.
+    """Return the preprocessed epochs of the split's trials, memory-mapped: windows cut them many times over.
 
     Returns
     -------
     array of float32 of shape (trials, sensors, times)
+        NaN in trials that are in no part of the split.
     """
     study = prepared.study
     path = steps.path("preprocessed epochs", prepared.identity, ".npy")
@@ -120,9 +121,12 @@ def map_epochs(steps: Steps, prepared: Prepared) -> np.ndarray:
         with steps.block("write preprocessed epochs"), write_aside(path) as aside:
             shape = tuple(study.responses.shape)
             out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
+            used = prepared.split.rows[0]
             for start in range(0, shape[0], BLOCK):
                 rows = np.arange(start, min(start + BLOCK, shape[0]))
-                out[rows] = study.read(rows)
+                out[rows] = np.nan
+                inside = used[np.searchsorted(used, start) : np.searchsorted(used, start + BLOCK)]
+                out[inside] = study.read(inside)
             out.flush()
     return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 

@@ -27,7 +27,7 @@ from braindecode_suite.workflows.scoring import HEADLINE_SCORER, Settings
 from braindecode_suite.workflows.time_resolved import Sliding
 
 METRIC = "retrieval_brain_to_image_top1"
-CORRECTION = "largest cluster over windows, whole images permuted"
+CORRECTION = "largest cluster over windows, whole {unit}s permuted"
 IDENTIFICATION = "retrieval_identification"
 Named = Literal["centre", "end"]
 
@@ -90,7 +90,9 @@ def score_course(
         )
         for level, some in values.items()
     }
-    test = cluster_test(similarity, seed=settings.seed, n_permutations=max(1000, settings.n_permutations))
+    n_permutations = max(1000, settings.n_permutations)
+    test = cluster_test(similarity, units=settings.units, seed=settings.seed, n_permutations=n_permutations)
+    corrected = CORRECTION.format(unit="image" if settings.units is None else settings.unit)
     p_values = np.full(len(windows), np.nan)
     for cluster in test.clusters:
         p_values[cluster.first : cluster.last + 1] = cluster.p_value
@@ -106,7 +108,7 @@ def score_course(
             ci_over=settings.unit,
             chance=chance,
             p_value=float(p_values[k]) if level == "mean-prediction" and np.isfinite(p_values[k]) else None,
-            p_correction=CORRECTION if level == "mean-prediction" and np.isfinite(p_values[k]) else "",
+            p_correction=corrected if level == "mean-prediction" and np.isfinite(p_values[k]) else "",
             n=n,
             n_repeats=n_repeats if level == "mean-prediction" else 1,
             n_subjects=1,
