@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,14 @@ from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding_facts import decoding_facts, model_run
 from braindecode_suite.workflows.facts import leakage_card
-from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
+from braindecode_suite.workflows.fitting import (
+    Fitted,
+    Prepared,
+    encoder_config,
+    fit_model,
+    maps_folder,
+    prepare,
+)
 from braindecode_suite.workflows.further_test_sets import images_tested, score_further, train_alike
 from braindecode_suite.workflows.further_test_sets import named as named_test
 from braindecode_suite.workflows.job import Job
@@ -527,14 +535,21 @@ class Decoding:
         oracle: Ceilings,
         changes: Mapping[str, Any] | None = None,
         baseline_changes: Mapping[str, Any] | None = None,
+        *,
+        keep_maps: bool = False,
     ) -> RetrievalScores:
-        """Score retrieval alone, by the first seed and the baseline, perhaps with changes to their settings."""
+        """Score retrieval alone, by the first seed and the baseline, perhaps with changes to their settings.
+
+        Trials that were mapped for it are removed from the disk, unless ``keep_maps`` says that they are needed again.
+        """
         config = self.config
         only = {"retrieval": targets["retrieval"]}
         models = [
             self.fit_deep(steps, prepared, only, self.seeds[0], where=where, changes=changes),
             self.fit_baseline(steps, prepared, only, where, baseline_changes),
         ]
+        if not keep_maps:
+            shutil.rmtree(maps_folder(steps, prepared), ignore_errors=True)
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
         settings = Settings(

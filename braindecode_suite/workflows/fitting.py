@@ -246,6 +246,11 @@ def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Confi
     return built
 
 
+def maps_folder(steps: Steps, prepared: Prepared) -> Path:
+    """Return where models of all seeds find the trials of a study mapped that are too many for memory; it may be removed."""
+    return steps.path("preprocessed trials", prepared.identity)
+
+
 def fit_model(
     steps: Steps,
     prepared: Prepared,
@@ -269,7 +274,8 @@ def fit_model(
         Catalogue name of the encoder.
     config : Config
     context : FitContext
-        Its `work_dir` is replaced by the step's own folder, where an interrupted training goes on.
+        Its `work_dir` is replaced by the step's own folder, where an interrupted training goes on, and its `maps_dir` by
+        `maps_folder`.
     label : str
         Name of the step.
     seeded : bool
@@ -277,7 +283,7 @@ def fit_model(
     shuffled : bool
         Fit on shuffled pairs.
     """
-    split = prepared.split
+    split, maps = prepared.split, maps_folder(steps, prepared)
     key = {
         **prepared.identity,
         "targets": {role: target.name for role, target in targets.items()},
@@ -290,11 +296,17 @@ def fit_model(
     model_dir = folder / "model"
 
     def compute() -> tuple[Arrays, dict[str, Any]]:
-        study = prepared.study
+        study, earlier = prepared.study, set(maps.glob("*.npy"))
         if shuffled:
             study = shuffled_pairs(study, [split.train[0], split.validation[0]], context.seed)
         encoder = ENCODERS[name](
-            config, replace(context, work_dir=folder / "training", split_hash=split.hash)
+            config,
+            replace(
+                context,
+                work_dir=folder / "training",
+                maps_dir=maps,
+                split_hash=split.hash,
+            ),
         )
         clock = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
@@ -331,6 +343,9 @@ def fit_model(
             "resumed_from_epoch": int(getattr(encoder, "resumed_from_", 0)),
             "history": list(encoder.history_),
         }
+        written = [path.stat().st_size for path in maps.glob("*.npy") if path not in earlier]
+        if written:
+            facts["figures"] = {"mapped_gigabytes": round(sum(written) / 1e9, 3)}
         shutil.rmtree(folder / "training", ignore_errors=True)
         return arrays, facts
 
