@@ -236,7 +236,7 @@ def test_seeds_and_shuffled_pairs_train_on_one_map_as_they_would_on_trials_in_me
     prepared = Prepared(study=study, split=split, stimulus_ids=ids)
     small = {"channels": 4, "n_frequencies": 2, "hidden": 4, "features": 8, "training": {"epochs": 1}}
 
-    def fit(folder: str, seed: int = 0, shuffled: bool = False) -> tuple[Steps, np.ndarray]:
+    def fit(folder: str, seed: int = 0, **options: bool) -> tuple[Steps, np.ndarray]:
         steps = Steps(tmp_path / folder, RunLog([]), {})
         fitted = fit_model(
             steps,
@@ -245,8 +245,8 @@ def test_seeds_and_shuffled_pairs_train_on_one_map_as_they_would_on_trials_in_me
             name="meg-module",
             config=encoder_config("meg-module", "tiny", small),
             context=FitContext(work_dir=tmp_path, seed=seed),
-            label=f"fit {seed} {shuffled}",
-            shuffled=shuffled,
+            label=f"fit {seed} {options}",
+            **options,
         )
         return steps, fitted.test["retrieval"].values
 
@@ -260,6 +260,8 @@ def test_seeds_and_shuffled_pairs_train_on_one_map_as_they_would_on_trials_in_me
     assert [(path, path.stat().st_mtime_ns) for path in maps_folder(steps, prepared).iterdir()] == [
         (file, made)
     ]
+    fit("mapped", keep_maps=False)
+    assert not maps_folder(steps, prepared).exists()
     monkeypatch.setattr("braindecode_suite.learning.sensor_trials.PRELOAD_BYTES", 1 << 30)
     steps, held = fit("held")
     assert not maps_folder(steps, prepared).exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +23,7 @@ from braindecode_suite.encoders.targets import make_target
 from braindecode_suite.workflows.configuration import merge
 from braindecode_suite.workflows.decoding_facts import decoding_facts, model_run
 from braindecode_suite.workflows.facts import leakage_card
-from braindecode_suite.workflows.fitting import (
-    Fitted,
-    Prepared,
-    encoder_config,
-    fit_model,
-    maps_folder,
-    prepare,
-)
+from braindecode_suite.workflows.fitting import Fitted, Prepared, encoder_config, fit_model, prepare
 from braindecode_suite.workflows.further_test_sets import images_tested, score_further, train_alike
 from braindecode_suite.workflows.further_test_sets import named as named_test
 from braindecode_suite.workflows.job import Job
@@ -440,6 +432,7 @@ class Decoding:
         where: str = "",
         shuffled: bool = False,
         changes: Mapping[str, Any] | None = None,
+        keep_maps: bool = True,
     ) -> Fitted:
         """Fit one seed of the encoder, with `changes` to its settings, or of one that stands `beside`."""
         config = self.config
@@ -457,6 +450,7 @@ class Decoding:
             context=self._context(seed),
             label=f"fit {name} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
             shuffled=shuffled,
+            keep_maps=keep_maps,
         )
 
     def _fit_all(
@@ -545,11 +539,11 @@ class Decoding:
         config = self.config
         only = {"retrieval": targets["retrieval"]}
         models = [
-            self.fit_deep(steps, prepared, only, self.seeds[0], where=where, changes=changes),
+            self.fit_deep(
+                steps, prepared, only, self.seeds[0], where=where, changes=changes, keep_maps=keep_maps
+            ),
             self.fit_baseline(steps, prepared, only, where, baseline_changes),
         ]
-        if not keep_maps:
-            shutil.rmtree(maps_folder(steps, prepared), ignore_errors=True)
         true = self._true(steps, prepared, targets["retrieval"])
         train_true, gallery = true["train"], true["test"]
         settings = Settings(

@@ -247,7 +247,7 @@ def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Confi
 
 
 def maps_folder(steps: Steps, prepared: Prepared) -> Path:
-    """Return where models of all seeds find the trials of a study mapped that are too many for memory; it may be removed."""
+    """Return where models of all seeds find the trials of a study mapped that are too many for memory."""
     return steps.path("preprocessed trials", prepared.identity)
 
 
@@ -262,6 +262,7 @@ def fit_model(
     label: str,
     seeded: bool = True,
     shuffled: bool = False,
+    keep_maps: bool = True,
 ) -> Fitted:
     """Fit one encoder, or read back what an earlier run of the same step left.
 
@@ -282,6 +283,8 @@ def fit_model(
         Whether the seed changes anything (a closed form has none).
     shuffled : bool
         Fit on shuffled pairs.
+    keep_maps : bool
+        Whether other models will be fitted to the same trials, so that a map of them is worth its disk.
     """
     split, maps = prepared.split, maps_folder(steps, prepared)
     key = {
@@ -350,6 +353,8 @@ def fit_model(
         return arrays, facts
 
     arrays, facts = steps.arrays(label, key, compute)
+    if not keep_maps:
+        shutil.rmtree(maps, ignore_errors=True)
     names = {role: target.name for role, target in targets.items()}
 
     def latents(kind: str, role: str, ids: str) -> Latents:
