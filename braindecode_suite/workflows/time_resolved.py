@@ -124,7 +124,7 @@ def map_epochs(steps: Steps, prepared: Prepared) -> np.ndarray:
     if path.is_file():
         return map_rows(path, study, rows)
     with steps.block("write preprocessed epochs") as notes:
-        notes["gigabytes"] = round(mapped_bytes(study, rows) / 1e9, 3)
+        notes["mapped_gigabytes"] = round(mapped_bytes(study, rows) / 1e9, 3)
         return map_rows(path, study, rows)
 
 
