@@ -165,6 +165,8 @@ class FitContext:
         Kept in the checkpoint.
     cache_dir : Path or None
         For closed-form solutions that several models share (ridge, and what starts from it); `work_dir` by default.
+    maps_dir : Path or None
+        For memory maps of preprocessed trials that models of several seeds share; below `work_dir` by default.
     """
 
     work_dir: Path
@@ -174,6 +176,7 @@ class FitContext:
     progress: bool = False
     split_hash: str = ""
     cache_dir: Path | None = None
+    maps_dir: Path | None = None
 
 
 @runtime_checkable

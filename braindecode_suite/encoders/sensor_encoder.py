@@ -148,6 +148,7 @@ class SensorEncoder(ABC, Generic[ConfigT]):
             role_targets,
             int(np.ceil(self.config.shortest_window * spaces[0].sfreq)),
             self.context.device,
+            self.context.maps_dir or self.context.work_dir / "trials",
         )
         rows = data_hash(
             *[np.asarray(r, np.int64) for r in (*train.rows, *validation.rows)], train_ids, validation_ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,6 +69,8 @@ class SensorTask:
     shortest : int
         Samples that a growing window has at least.
     device : str
+    maps_dir : Path, optional
+        Of memory maps of preprocessed trials that are too many for memory, see `SubjectTrials`.
     """
 
     def __init__(
@@ -79,13 +82,14 @@ class SensorTask:
         targets: Mapping[str, RoleTarget],
         shortest: int,
         device: str,
+        maps_dir: Path | None = None,
     ) -> None:
         self.network, self.config, self.targets, self.device = network, config, targets, device
         both = Cohort(
             train.studies,
             tuple(np.concatenate(rows) for rows in zip(train.rows, validation.rows, strict=True)),
         )
-        self.trials = [SubjectTrials(study, rows) for study, rows in both]
+        self.trials = [SubjectTrials(study, rows, maps_dir) for study, rows in both]
         self.layouts = find_layouts(both)
         self.positions = torch.from_numpy(self.layouts.positions).to(device)
         self.held_out = [ImageRows.of(study, rows) for study, rows in validation]

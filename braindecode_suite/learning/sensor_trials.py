@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Cohort, Study
+from braindecode_suite.learning.mapped_rows import BLOCK, NoRoom, map_rows, mapped_bytes, rows_key
 from braindecode_suite.learning.responses import PRELOAD_BYTES, read_blocks
 
-BLOCK = 256
+
+class SlowReading(UserWarning):
+    """Trials are preprocessed again whenever they are read."""
 
 
 def sensor_space(study: Study) -> SensorSpace:
@@ -91,7 +96,11 @@ def find_layouts(cohort: Cohort) -> SensorLayouts:
 
 
 class SubjectTrials:
-    """Preprocessed trials of one person by row; small studies are held in memory.
+    """Preprocessed trials of one person by row: a small study is held in memory, a large one in a memory map.
+
+    Above `PRELOAD_BYTES` the recipe is applied once and the trials are written to ``<folder>/<key>.npy``, which is found again by what
+    it is made of (`rows_key`). Where the disk does not hold that, `SlowReading` is warned of and the recipe is applied whenever a
+    trial is read.
 
     Parameters
     ----------
@@ -99,15 +108,29 @@ class SubjectTrials:
         Of responses (trials, sensors, times).
     rows : int array
         Rows that will be asked for.
+    folder : Path, optional
+        Of memory maps; without it nothing is written, and the recipe applied at every reading.
+
+    Attributes
+    ----------
+    values : array of float32 of shape (kept rows, sensors, times) or None
+        In memory or mapped; None where the recipe is applied at every reading.
     """
 
-    def __init__(self, study: Study, rows: np.ndarray) -> None:
-        self.study, self.kept, self.values = study, np.unique(rows), None
+    def __init__(self, study: Study, rows: np.ndarray, folder: Path | None = None) -> None:
+        self.study, self.kept = study, np.unique(rows)
         self.shape = (int(study.kept.sum()), int(study.responses.shape[2]))
-        if len(self.kept) * self.shape[0] * self.shape[1] * 4 <= PRELOAD_BYTES:
+        self.values: np.ndarray | None = None
+        if mapped_bytes(study, self.kept) <= PRELOAD_BYTES:
             self.values = np.empty((len(self.kept), *self.shape), np.float32)
             for places, block in read_blocks(study, self.kept, BLOCK):
                 self.values[places] = block
+        elif folder is not None and study.recipe is not None:  # without a recipe there is nothing to spare
+            try:
+                self.values = map_rows(folder / f"{rows_key(study, self.kept)}.npy", study, self.kept)
+            except NoRoom as error:
+                text = f"{error}: every batch of sub-{study.subject} goes through its recipe again, with the same results"
+                warnings.warn(text, SlowReading, stacklevel=2)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return trials of shape (rows, sensors, times), float32, NaN where a sensor is missing."""

@@ -432,6 +432,7 @@ class Decoding:
         where: str = "",
         shuffled: bool = False,
         changes: Mapping[str, Any] | None = None,
+        keep_maps: bool = True,
     ) -> Fitted:
         """Fit one seed of the encoder, with `changes` to its settings, or of one that stands `beside`."""
         config = self.config
@@ -449,6 +450,7 @@ class Decoding:
             context=self._context(seed),
             label=f"fit {name} seed {seed}{where}" + (" on shuffled pairs" if shuffled else ""),
             shuffled=shuffled,
+            keep_maps=keep_maps,
         )
 
     def _fit_all(
@@ -527,12 +529,19 @@ class Decoding:
         oracle: Ceilings,
         changes: Mapping[str, Any] | None = None,
         baseline_changes: Mapping[str, Any] | None = None,
+        *,
+        keep_maps: bool = False,
     ) -> RetrievalScores:
-        """Score retrieval alone, by the first seed and the baseline, perhaps with changes to their settings."""
+        """Score retrieval alone, by the first seed and the baseline, perhaps with changes to their settings.
+
+        Trials that were mapped for it are removed from the disk, unless ``keep_maps`` says that they are needed again.
+        """
         config = self.config
         only = {"retrieval": targets["retrieval"]}
         models = [
-            self.fit_deep(steps, prepared, only, self.seeds[0], where=where, changes=changes),
+            self.fit_deep(
+                steps, prepared, only, self.seeds[0], where=where, changes=changes, keep_maps=keep_maps
+            ),
             self.fit_baseline(steps, prepared, only, where, baseline_changes),
         ]
         true = self._true(steps, prepared, targets["retrieval"])

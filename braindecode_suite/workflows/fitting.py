@@ -259,6 +259,11 @@ def encoder_config(name: str, preset: str, settings: Mapping[str, Any]) -> Confi
     return built
 
 
+def maps_folder(steps: Steps, prepared: Prepared) -> Path:
+    """Return where models of all seeds find the trials of a study mapped that are too many for memory."""
+    return steps.path("preprocessed trials", prepared.identity)
+
+
 def fit_model(
     steps: Steps,
     prepared: Prepared,
@@ -270,6 +275,7 @@ def fit_model(
     label: str,
     seeded: bool = True,
     shuffled: bool = False,
+    keep_maps: bool = True,
 ) -> Fitted:
     """Fit one encoder, or read back what an earlier run of the same step left.
 
@@ -282,15 +288,18 @@ def fit_model(
         Catalogue name of the encoder.
     config : Config
     context : FitContext
-        Its `work_dir` is replaced by the step's own folder, where an interrupted training goes on.
+        Its `work_dir` is replaced by the step's own folder, where an interrupted training goes on, and its `maps_dir` by
+        `maps_folder`.
     label : str
         Name of the step.
     seeded : bool
         Whether the seed changes anything (a closed form has none).
     shuffled : bool
         Fit on shuffled pairs.
+    keep_maps : bool
+        Whether other models will be fitted to the same trials, so that a map of them is worth its disk.
     """
-    split = prepared.split
+    split, maps = prepared.split, maps_folder(steps, prepared)
     key = {
         **prepared.identity,
         "targets": {role: target.name for role, target in targets.items()},
@@ -303,11 +312,17 @@ def fit_model(
     model_dir = folder / "model"
 
     def compute() -> tuple[Arrays, dict[str, Any]]:
-        study = prepared.study
+        study, earlier = prepared.study, set(maps.glob("*.npy"))
         if shuffled:
             study = shuffled_pairs(study, [split.train[0], split.validation[0]], context.seed)
         encoder = ENCODERS[name](
-            config, replace(context, work_dir=folder / "training", split_hash=split.hash)
+            config,
+            replace(
+                context,
+                work_dir=folder / "training",
+                maps_dir=maps,
+                split_hash=split.hash,
+            ),
         )
         clock = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
@@ -344,10 +359,15 @@ def fit_model(
             "resumed_from_epoch": int(getattr(encoder, "resumed_from_", 0)),
             "history": list(encoder.history_),
         }
+        written = [path.stat().st_size for path in maps.glob("*.npy") if path not in earlier]
+        if written:
+            facts["figures"] = {"mapped_gigabytes": round(sum(written) / 1e9, 3)}
         shutil.rmtree(folder / "training", ignore_errors=True)
         return arrays, facts
 
     arrays, facts = steps.arrays(label, key, compute)
+    if not keep_maps:
+        shutil.rmtree(maps, ignore_errors=True)
     names = {role: target.name for role, target in targets.items()}
 
     def latents(kind: str, role: str, ids: str) -> Latents:

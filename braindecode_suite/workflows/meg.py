@@ -249,7 +249,9 @@ class MegWorkflow:
         target, gallery = decoded.targets["retrieval"], decoded.true["test"]
         study = open_study(job, options)
         prepared = self.decoding.prepare(study, self.decoding.split(study, self.decoding.protocol, target))
-        scored = self.decoding.brief(steps, prepared, decoded.targets, where, frozenset(), Ceilings())
+        scored = self.decoding.brief(
+            steps, prepared, decoded.targets, where, frozenset(), Ceilings(), keep_maps=True
+        )
         named = f"{prepared.split.protocol}{where}"
         decoded.results.scores += [replace(score, split=named) for score in scored.scores]
         fitted = fit_growing(steps, self.decoding, config, prepared, decoded.targets, where)

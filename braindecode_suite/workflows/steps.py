@@ -85,7 +85,8 @@ class Steps:
         key : mapping
             JSON-like; together with `base` and the code's version it decides whether an earlier result is the same.
         compute : callable
-            Returns (arrays, facts). Text must be unicode arrays, not objects.
+            Returns (arrays, facts). Text must be unicode arrays, not objects. What the facts have under ``figures`` goes into
+            the log too.
         """
         path = self.path(name, key, ".npz")
         manifest = path.with_suffix(".json")
@@ -97,6 +98,7 @@ class Steps:
                         manifest.read_text(encoding="utf-8")
                     )["facts"]
             arrays, facts = compute()
+            notes.update(facts.get("figures", {}))
             write_arrays(path, arrays)
             write_json(manifest, {"key": {**self.base, **key}, "code": code_version(), "facts": facts})
             return arrays, json.loads(manifest.read_text(encoding="utf-8"))["facts"]

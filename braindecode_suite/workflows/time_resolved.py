@@ -16,16 +16,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from braindecode_suite.core.checks import check_shape
 from braindecode_suite.core.config import Config
-from braindecode_suite.core.files import data_hash, write_aside
+from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.study import Study
 from braindecode_suite.core.windows import Window, growing_windows, sliding_windows, window_matrix
 from braindecode_suite.encoders import ENCODERS
 from braindecode_suite.learning.folds import group_folds
+from braindecode_suite.learning.mapped_rows import BLOCK, map_rows, mapped_bytes
 from braindecode_suite.learning.responses import read_blocks
 from braindecode_suite.learning.ridge import RidgeFit, ridge_cv
-from braindecode_suite.learning.sensor_trials import BLOCK
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks
 from braindecode_suite.workflows.fitting import Fitted, Prepared
 from braindecode_suite.workflows.steps import Arrays, Steps
@@ -114,21 +114,20 @@ def map_epochs(steps: Steps, prepared: Prepared) -> np.ndarray:
     -------
     array of float32 of shape (trials, sensors, times)
         NaN in trials that are in no part of the split.
+
+    Raises
+    ------
+    NoRoom
+        If the disk does not hold them.
     """
-    study = prepared.study
+    study, rows = prepared.study, np.arange(len(prepared.study.trials))
     path = steps.path("preprocessed epochs", prepared.identity, ".npy")
-    if not path.is_file():
-        with steps.block("write preprocessed epochs"), write_aside(path) as aside:
-            shape = tuple(study.responses.shape)
-            out = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float32, shape=shape)
-            used = prepared.split.rows[0]
-            for start in range(0, shape[0], BLOCK):
-                rows = np.arange(start, min(start + BLOCK, shape[0]))
-                out[rows] = np.nan
-                inside = used[np.searchsorted(used, start) : np.searchsorted(used, start + BLOCK)]
-                out[inside] = study.read(inside)
-            out.flush()
-    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    used = np.isin(rows, prepared.split.rows[0])
+    if path.is_file():
+        return map_rows(path, study, rows, used)
+    with steps.block("write preprocessed epochs") as notes:
+        notes["mapped_gigabytes"] = round(mapped_bytes(study, rows) / 1e9, 3)
+        return map_rows(path, study, rows, used)
 
 
 def decode_sliding(
