@@ -13,7 +13,6 @@ from braindecode_suite import __version__
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, write_aside
 from braindecode_suite.core.study import Study
-from braindecode_suite.learning.responses import read_blocks
 
 BLOCK = 256
 SPARE_BYTES = 1 << 30
