@@ -328,8 +328,9 @@ def test_sensors_that_are_missing_are_none_of_what_a_batch_is_normalised_by() ->
         found[filled] = trained(torch.where(seen[:, :, None], x, filled), seen)
         pooled = layer.pool(layer.time(x[:, None])).transpose(1, 2)[seen]  # (seen, kernels, windows)
         values = pooled.detach().double().transpose(0, 1).flatten(1)
-        assert_allclose(trained.time_norm.running_mean, 0.1 * values.mean(dim=1), rtol=1e-5)
-        assert_allclose(trained.time_norm.running_var, 0.9 + 0.1 * values.var(dim=1), rtol=1e-5)
+        norm: Any = trained.time_norm
+        assert_allclose(norm.running_mean, 0.1 * values.mean(dim=1), rtol=1e-5)
+        assert_allclose(norm.running_var, 0.9 + 0.1 * values.var(dim=1), rtol=1e-5)
     assert torch.equal(found[0.0], found[50.0])
     found[0.0].square().sum().backward()
     assert trained.eval()(x, torch.zeros_like(seen)).isfinite().all()

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.split import Split
+from braindecode_suite.core.study import Study
 from braindecode_suite.report.learning_curve import curve_panel
 from braindecode_suite.report.results import Results
 from braindecode_suite.report.wording import DASH
@@ -74,7 +75,12 @@ def test_who_trains_at_a_point_trains_at_the_next_with_the_same_rows(
 def test_the_responses_of_a_person_who_is_in_many_groups_are_read_once(split: Split, monkeypatch) -> None:
     read: list[object] = []
     whole = fitting.study_identity
-    monkeypatch.setattr(fitting, "study_identity", lambda *args: read.append(args[0]) or whole(*args))
+
+    def identity(study: Study, rows: np.ndarray) -> dict[str, Any]:
+        read.append(study)
+        return whole(study, rows)
+
+    monkeypatch.setattr(fitting, "study_identity", identity)
     found = [group for one in groups(split, (0.0, 3.0), RECIPE, every=True) for group in one.groups]
     together = {study for group in found for study in (group.prepared.study, *group.prepared.others)}
     assert len({str(group.prepared.identity) for group in found}) == len(found)

@@ -93,11 +93,12 @@ def test_the_stream_gives_the_scores_and_lists_of_the_offline_pipeline(replay, c
 def test_a_window_is_preprocessed_as_far_as_it_goes(replay, monkeypatch):
     seen: list[int] = []
     scale = RobustScale.apply
-    monkeypatch.setattr(
-        RobustScale,
-        "apply",
-        lambda *args: seen.append(args[1].shape[2]) or scale(*args),  # type: ignore[func-returns-value]
-    )
+
+    def apply(step: RobustScale, values: np.ndarray, trials: Any) -> np.ndarray:
+        seen.append(values.shape[2])
+        return scale(step, values, trials)
+
+    monkeypatch.setattr(RobustScale, "apply", apply)
     _, summary = replay.run(replay.source(chunk=24), multiple=4)
     lengths = replay.world.bundle.windows[[answer.window for answer in summary.answers]]
     assert len(set(lengths)) > 2

@@ -142,7 +142,7 @@ class Whiten:
             sensors = np.flatnonzero(np.frombuffer(own, bool))
             if not len(sensors):
                 continue
-            inside = np.ix_(rows, sensors)
+            inside = np.ix_(np.array(rows), sensors)
             # in double precision: sensors that are nearly alike cancel in the sum
             whitened[inside] = self._root(level, own) @ np.asarray(values[inside], np.float64)
         return whitened
