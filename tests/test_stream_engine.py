@@ -25,7 +25,7 @@ from braindecode_suite.learning.synthetic import TableTarget
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.stream import as_live, match_trials
 from braindecode_suite.workflows.stream_bundle import lay_out_windows, read_stream_bundle, save_stream_bundle
-from braindecode_suite.workflows.stream_engine import Answer, EngineOptions, StreamEngine, choose_multiple
+from braindecode_suite.workflows.stream_engine import Answer, Due, EngineOptions, StreamEngine, choose_multiple
 from braindecode_suite.workflows.stream_parity import Parity, compare
 from braindecode_suite.workflows.stream_run import StreamSummary, run_stream
 from braindecode_suite.workflows.stream_sensors import SensorWatch
@@ -446,17 +446,30 @@ def test_the_hop_is_the_shortest_that_is_kept_up_with():
             self.bundle = type("B", (), {"stride": 0.025})()
             self.facts = StreamFacts("x", ("a",), 1000.0)
 
-        def rehearse(self, n_chunk: int) -> float:
+        def rehearse(self) -> float:
             return 0.031
 
     assert choose_multiple(Engine, [1, 2, 3, 4]) == 2
     assert choose_multiple(Engine, [1], load=0.1) == 1
 
 
-def test_rehearsing_measures_and_changes_nothing(replay):
+def test_rehearsing_decodes_whole_trials_and_changes_nothing(replay, monkeypatch):
     source = replay.source()
-    engine = StreamEngine(replay.world.bundle, replay.world.encoder, source.facts, EngineOptions(multiple=4))
-    assert 0 < engine.rehearse(24) < 5
+    decoded: list[tuple[int, int]] = []
+    decode = StreamEngine.decode
+
+    def slow(engine: StreamEngine, due: Due) -> Answer | None:
+        answer = decode(engine, due)
+        assert answer is not None
+        decoded.append((answer.trial, due.window))
+        engine.decode_seconds += 7.0
+        return answer
+
+    monkeypatch.setattr(StreamEngine, "decode", slow)
+    options = EngineOptions(multiple=4, confidence=1e-6)
+    engine = StreamEngine(replay.world.bundle, replay.world.encoder, source.facts, options)
+    assert 7 < engine.rehearse(n_trials=3) < 9
+    assert decoded == [(trial, k) for trial in (1, 2, 3, 4) for k in range(len(engine.windows))]
     assert (engine.n_answers, engine.clock.next, engine.trials) == (0, 0, [])
 
 

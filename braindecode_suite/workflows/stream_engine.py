@@ -15,7 +15,7 @@ from braindecode_suite.core.protocols import BrainEncoder
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.ring import RingBuffer
 from braindecode_suite.core.signal import RATE_TOLERANCE
-from braindecode_suite.core.stream import Chunk, StreamFacts, match_channels
+from braindecode_suite.core.stream import Chunk, Marker, StreamFacts, match_channels
 from braindecode_suite.core.stream_clock import ClockEvent, StreamClock
 from braindecode_suite.core.study import Cohort
 from braindecode_suite.workflows.stream_bundle import StreamBundle
@@ -427,37 +427,43 @@ class StreamEngine:
         for trial in list(self.trials):
             self._close(trial, "the stream ended before its last window")
 
-    def rehearse(self, n_chunk: int, rounds: int = 1) -> float:
-        """Return the mean seconds that one window takes, on noise; nothing of it is kept."""
-        rng = np.random.default_rng(0)
-        space, seconds = self.bundle.space, []
-        scale = 1.0
-        if self.bundle.recipe is not None:
-            scale = _typical(self.bundle.recipe)
-        for turn in range(rounds + 1):
-            for n_samples in self._lengths[:: max(len(self._lengths) // 8, 1)]:
-                epoch = scale * rng.standard_normal((space.n_units, int(n_samples)))
-                began = time.perf_counter()
-                latents = self._predict(epoch.astype(np.float32))
-                scores = self._gallery @ np.asarray(latents[self.bundle.role].flat[0], np.float32)
-                np.argsort(-scores, kind="stable")
-                if turn:  # the first round warms up
-                    seconds.append(time.perf_counter() - began)
-        state, block = self.bundle.signal.start(space.n_units), rng.standard_normal((space.n_units, n_chunk))
-        chunks = []
-        for turn in range(12):
-            began = time.perf_counter()
-            _, state = self.bundle.signal.step(block, state)
-            if turn > 1:
-                chunks.append(time.perf_counter() - began)
+    def rehearse(self, n_trials: int = 2) -> float:
+        """Return the mean seconds that a hop takes within a trial, its samples and its window, on noise; nothing of it is kept.
+
+        A twin of this engine decodes pictures that follow one another without a pause, in chunks of a hop; the first warms up.
+        """
+        space, sfreq = self.bundle.space, self.facts.sfreq
         hop = self.bundle.stride * self.options.multiple
-        return float(np.mean(seconds) + np.mean(chunks) * hop * self.facts.sfreq / n_chunk)
+        n_chunk = max(round(hop * sfreq), 1)
+        twin = StreamEngine(self.bundle, self.encoder, self.facts, replace(self.options, confidence=None))
+        length = len(space.times) / space.sfreq
+        onsets = length * np.arange(n_trials + 1) - float(space.times[0])
+        rng, scale = np.random.default_rng(0), _typical(self.bundle.recipe)
+        windows, signal = [], 0.0
+        first, n_samples = 0, round((n_trials + 1) * length * sfreq)
+        while first < n_samples:
+            data = scale * rng.standard_normal((len(self.facts.names), n_chunk))
+            if self._trigger is not None:
+                data[self._trigger_at] = 0
+            times = (first + np.arange(n_chunk)) / sfreq
+            markers = tuple(Marker(float(at), "") for at in onsets if first <= at * sfreq < first + n_chunk)
+            before = twin.signal_seconds
+            due = twin.push(Chunk(data, times, time.perf_counter(), first, markers))
+            warm = first >= length * sfreq
+            signal += warm * (twin.signal_seconds - before)
+            for one in due:
+                before = twin.decode_seconds
+                twin.decode(one)
+                if warm:
+                    windows.append(twin.decode_seconds - before)
+            first += n_chunk
+        return float(np.mean(windows)) + signal / (n_trials * length) * hop
 
 
 def choose_multiple(
-    make: Callable[[int], StreamEngine], multiples: Sequence[int], *, load: float = 0.8
+    make: Callable[[int], StreamEngine], multiples: Sequence[int], *, load: float = 0.7
 ) -> int:
-    """Return the shortest hop, in strides, that processing takes at most `load` of; the longest where none is long enough.
+    """Return the shortest hop, in strides, that processing takes at most `load` of in a rehearsal; the longest where none is enough.
 
     Parameters
     ----------
@@ -465,11 +471,12 @@ def choose_multiple(
         Returns an engine of a hop.
     multiples : sequence of int
     load : float
+        Below the 0.8 that a run is to stay under, since a machine is not equally fast at all times.
     """
     for multiple in sorted(multiples):
         engine = make(multiple)
         hop = engine.bundle.stride * multiple
-        if engine.rehearse(max(round(hop * engine.facts.sfreq), 1)) <= load * hop:
+        if engine.rehearse() <= load * hop:
             return multiple
     return max(multiples)
 
@@ -482,8 +489,10 @@ def _one_row(bundle: StreamBundle) -> dict[str, Any]:
     return {"responses": np.zeros(shape, np.float32), "trials": pd.DataFrame(trials)}
 
 
-def _typical(recipe: Any) -> float:
+def _typical(recipe: Recipe | None) -> float:
     """Return a spread that the recipe's scaling was fitted to, so that noise on the scale of the recordings can be drawn."""
+    if recipe is None:
+        return 1.0
     spreads = [v for k, v in recipe.state().items() if k.endswith(("spread", "scale"))]
     return float(np.nanmedian(spreads[0])) if spreads else 1.0
 
