@@ -25,7 +25,13 @@ from braindecode_suite.learning.synthetic import TableTarget
 from braindecode_suite.workflows.sensor_recipe import SensorRecipe
 from braindecode_suite.workflows.stream import as_live, match_trials
 from braindecode_suite.workflows.stream_bundle import lay_out_windows, read_stream_bundle, save_stream_bundle
-from braindecode_suite.workflows.stream_engine import Answer, Due, EngineOptions, StreamEngine, choose_multiple
+from braindecode_suite.workflows.stream_engine import (
+    Answer,
+    Due,
+    EngineOptions,
+    StreamEngine,
+    choose_multiple,
+)
 from braindecode_suite.workflows.stream_parity import Parity, compare
 from braindecode_suite.workflows.stream_run import StreamSummary, run_stream
 from braindecode_suite.workflows.stream_sensors import SensorWatch
