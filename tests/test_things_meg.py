@@ -258,8 +258,9 @@ def test_raw_recordings_come_before_epochs_unless_these_are_asked_for(tmp_path):
     for option in ({"phase": "causal"}, {"sfreq": 60}):
         with pytest.raises(InputError, match=rf"option {next(iter(option))}: .* preprocessed before; found"):
             THINGS_MEG.open(tmp_path, "P1", tmp_path / "work", files="epochs", **option)
-    with pytest.raises(InputError, match=r"option sessions: expected some of 01.*; found none"):
-        open_study(tmp_path, tmp_path / "work", files="raw", sessions=[])
+    for files in ("raw", "epochs"):
+        with pytest.raises(InputError, match=r"option sessions: expected some of 01.*; found none"):
+            THINGS_MEG.open(tmp_path, "P1", tmp_path / "work", files=files, sessions=[])
     assert {line.status for line in THINGS_MEG.check(tmp_path)} == {"ok"}
 
 

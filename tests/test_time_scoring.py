@@ -158,7 +158,7 @@ def test_colours_and_categories_are_told_apart_in_decoded_features() -> None:
     assert (first["time"], first["inside"], first["doubt"]) == (pytest.approx(0.15), True, "")
     assert (last["time"], last["inside"]) == (pytest.approx(0.35), False)
     after = facts["levels"][0]["peaks"][1]
-    assert (after["name"], after["simulated"]) == ("after offset", pytest.approx(0.6))
+    assert (after["name"], after["simulated"]) == ("after offset", pytest.approx([0.6, 0.6]))
     assert after["doubt"] == "the band reaches chance"
     assert {row.metric for row in rows} == {"feature_identification_early", "feature_identification_late"}
     assert {row.chance for row in rows} == {0.5}
@@ -183,9 +183,10 @@ def test_the_graded_score_has_a_peak_on_either_side_of_the_offset() -> None:
         target="t",
         n_repeats=2.5,
         stop=0.3,
-        simulated=[0.15, 0.3],
+        simulated={"early": [0.05, 0.22], "late": [0.25, 0.3]},
     )
     peaks = facts["levels"][0]["peaks"]
+    assert peaks[1]["simulated"] == pytest.approx([0.52, 0.6])
     assert [p["time"] for p in peaks] == [pytest.approx(0.15), pytest.approx(0.45)]
     assert [p["inside"] for p in peaks] == [True, False]
     assert not any(p["doubt"] for p in peaks)

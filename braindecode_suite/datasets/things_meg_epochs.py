@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError, MissingChannels
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets.epoch_files import (
@@ -18,6 +17,7 @@ from braindecode_suite.datasets.epoch_files import (
     refuse_recording_options,
 )
 from braindecode_suite.datasets.lab_files import check_inside, count_repeats
+from braindecode_suite.datasets.recording_files import check_sessions
 from braindecode_suite.datasets.recording_space import sensors_of
 from braindecode_suite.datasets.sensor_positions import layout_positions
 from braindecode_suite.datasets.things_meg_options import ThingsMegOptions
@@ -56,9 +56,8 @@ def open_released(data_dir: Path, label: str, options: ThingsMegOptions) -> Stud
     epochs = open_epochs(path)
     trials, warnings = trials_of_epochs(data_dir, label, path, epochs)
     keep = (trials["published"] != "").to_numpy()
-    for session in options.sessions or ():
-        check_option("sessions", session, set(trials["session"]))
     if options.sessions is not None:
+        check_sessions(options.sessions, set(trials["session"]))
         keep &= trials["session"].isin(options.sessions).to_numpy()
     trials = trials[keep].drop(columns="things_image_nr").reset_index(drop=True)
     trials["repeat"], trials["onset"] = count_repeats(trials["stimulus_id"]), np.nan

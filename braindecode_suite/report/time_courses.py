@@ -172,7 +172,8 @@ def peak_table(course: Mapping[str, Any]) -> Table:
             if "simulated" in peak:
                 known = True
                 where_it_is = "inside" if peak["inside"] else "outside"
-                simulated = f"{1000 * float(peak['simulated']):.0f} ms, {where_it_is}"
+                first, last = (f"{1000 * float(time):.0f}" for time in sequence(peak["simulated"]))
+                simulated = f"{first if first == last else f'{first} to {last}'} ms, {where_it_is}"
             rows.append(
                 [
                     LEVEL_TITLES[str(level["level"])],
@@ -192,7 +193,8 @@ def peak_table(course: Mapping[str, Any]) -> Table:
         note=f"Chance {number(course['chance'])}. Not a peak: where the simultaneous band at the highest window reaches chance, a window beyond the "
         "range is higher, or the course begins or ends at its highest. All times are from the picture's onset, windows named by their centres."
         + (
-            " Simulated: when the responses were made to peak, and whether the interval holds that."
+            " Simulated: when the responses were made to peak, and whether the interval holds that; images differ in early and late responses, "
+            "so that theirs is the time from one to the other, which the interval is to reach."
             if known
             else ""
         ),

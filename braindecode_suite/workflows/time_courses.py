@@ -133,7 +133,7 @@ def _score_graded(
             target=target,
             n_repeats=_repeats(decoded),
             stop=stop,
-            simulated=simulated.get("late"),
+            simulated=simulated,
         )
         decoded.results.scores += rows
         facts = {"identification": found}

@@ -165,6 +165,7 @@ def score_features(
         Seconds that the picture was shown.
     simulated : mapping of name to (seconds, seconds), optional
         When the responses that carry a set peak in a simulated study, after the picture's onset and after it went off.
+        A peak is right where its interval holds that.
 
     Returns
     -------
@@ -197,7 +198,7 @@ def score_features(
         "chance": 0.5,
         "times": [w.centre for w in windows],
         "levels": [
-            {**_level_facts(name, course), "peaks": _peak_facts(course, stop, (simulated or {}).get(name))}
+            {**_level_facts(name, course), "peaks": _peak_facts(course, stop, _named(simulated, name))}
             for name, course in courses.items()
         ],
     }
@@ -246,7 +247,7 @@ def score_identification(
     target: str,
     n_repeats: float | None = None,
     stop: float | None = None,
-    simulated: Sequence[float] | None = None,
+    simulated: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[list[Score], dict[str, Any]]:
     """Score windows by the share of the gallery below the truth: graded, where top-1 is a hit or none, and so dates a peak better.
 
@@ -254,8 +255,10 @@ def score_identification(
     ----------
     windows, similarity, settings, model, target, n_repeats
         As for `score_course`.
-    stop, simulated
+    stop
         As for `score_features`.
+    simulated : mapping of name to (seconds, seconds), optional
+        As there. Images differ in what all sets carry: a peak is right where its interval reaches between the first and the last of them.
     """
     n = similarity.shape[2]
     course = _course(windows, _identified(similarity), 0.5, settings)
@@ -267,7 +270,10 @@ def score_identification(
         "chance": 0.5,
         "times": course.centres.tolist(),
         "levels": [
-            {**_level_facts("mean-prediction", course), "peaks": _peak_facts(course, stop, simulated)}
+            {
+                **_level_facts("mean-prediction", course),
+                "peaks": _peak_facts(course, stop, list((simulated or {}).values())),
+            }
         ],
     }
     return [replace(row, target=target, scorer=HEADLINE_SCORER) for row in rows], facts
@@ -326,7 +332,7 @@ def _rows(
 
 
 def _peak_facts(
-    course: TimeCourse, stop: float | None, simulated: Sequence[float] | None
+    course: TimeCourse, stop: float | None, simulated: Sequence[Sequence[float]]
 ) -> list[dict[str, Any]]:
     """Return the peak while the picture is on and the one after it, or one where it is not known how long it was on."""
     parts = [("after onset", 0.0, np.inf)]
@@ -344,14 +350,19 @@ def _peak_facts(
             "value": peak.value,
             "doubt": peak.doubt,
         }
-        if simulated is not None:
-            truth = float(simulated[k]) + (stop or 0.0) * k
+        if simulated:
+            times = [float(one[k]) + (stop or 0.0) * k for one in simulated]
+            first, last = min(times), max(times)
             line |= {
-                "simulated": truth,
-                "inside": bool(peak.latency.low - EDGE <= truth <= peak.latency.high + EDGE),
+                "simulated": [first, last],
+                "inside": bool(peak.latency.low - EDGE <= last and first <= peak.latency.high + EDGE),
             }
         found.append(line)
     return found
+
+
+def _named(simulated: Mapping[str, Sequence[float]] | None, name: str) -> list[Sequence[float]]:
+    return [simulated[name]] if simulated and name in simulated else []
 
 
 def _level_facts(level: str, course: TimeCourse) -> dict[str, Any]:
