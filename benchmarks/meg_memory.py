@@ -116,7 +116,7 @@ class Stages:
     def __init__(self) -> None:
         self.figures: dict[str, float] = {"before_gb": (anonymous_kb() or 0) / 2**20}
 
-    def run(self, name: str, work):  # noqa: ANN001, ANN201
+    def run(self, name: str, work):
         """Run one stage and return what it returns."""
         start, memory = time.perf_counter(), PeakMemory()
         with memory:

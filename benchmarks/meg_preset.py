@@ -25,11 +25,11 @@ from braindecode_suite.datasets import DATASETS
 from braindecode_suite.metrics.retrieval import TrainingReference, cosine_centred, ranks, relative_rank
 from braindecode_suite.workflows.configuration import load_config
 from braindecode_suite.workflows.decoding import Decoding
-from braindecode_suite.workflows.studies import open_study
 from braindecode_suite.workflows.fitting import Fitted
 from braindecode_suite.workflows.job import Job
 from braindecode_suite.workflows.meg import MegWorkflow
 from braindecode_suite.workflows.steps import Steps
+from braindecode_suite.workflows.studies import open_study
 
 SUBJECT = "03"
 PLAIN, WHITENED = ["scale", "baseline", "clip"], ["scale", "whiten", "baseline", "clip"]
@@ -95,14 +95,19 @@ def compare(names: list[str], jitter: int, seeds: list[int], folder: Path) -> di
         study = open_study(job, config.dataset_options)
         prepared = decoding.prepare(study, decoding.split(study, decoding.protocol, targets["retrieval"]))
         ids = {part: prepared.stimulus_ids[part] for part in ("train", "validation")}
-        true = {part: targets["retrieval"].embed(prepared.cohort(part).stimuli, list(i)) for part, i in ids.items()}
+        true = {
+            part: targets["retrieval"].embed(prepared.cohort(part).stimuli, list(i))
+            for part, i in ids.items()
+        }
         for seed in seeds if choice.deep else seeds[:1]:
             model = (
                 decoding.fit_deep(steps, prepared, targets, seed)
                 if choice.deep
                 else decoding.fit_baseline(steps, prepared, targets)
             )
-            line = score(model, true["validation"].select(model.validation.ids), true["train"].select(model.train.ids))
+            line = score(
+                model, true["validation"].select(model.validation.ids), true["train"].select(model.train.ids)
+            )
             label = f"{jitter} ms, {name}" + (f", seed {seed}" if choice.deep else "")
             figures |= {f"{label}: {key}": value for key, value in line.items()}
             print(f"{label:50} " + "  ".join(f"{key} {value:.3f}" for key, value in line.items()), flush=True)
@@ -117,7 +122,9 @@ def main() -> None:
     parser.add_argument("--jitter", nargs="+", type=int, default=[0, 30])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES))
-    parser.add_argument("--folder", type=Path, help="where studies and models are kept; a temporary one by default")
+    parser.add_argument(
+        "--folder", type=Path, help="where studies and models are kept; a temporary one by default"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -23,10 +23,10 @@ from torch import nn
 from braindecode_suite.core.files import write_json
 from braindecode_suite.core.memory import reuse_freed_memory
 from braindecode_suite.core.study import Cohort
+from braindecode_suite.encoders.latent_task import TargetLatents, fit_scalers
 from braindecode_suite.encoders.mindeye import find_roles
 from braindecode_suite.encoders.mindeye_config import PRESETS
 from braindecode_suite.encoders.mindeye_network import MindEyeNetwork
-from braindecode_suite.encoders.latent_task import TargetLatents, fit_scalers
 from braindecode_suite.encoders.mindeye_task import MindEyeTask
 from braindecode_suite.learning.diffusion_prior import Attention
 from braindecode_suite.learning.layers import parameter_groups

@@ -224,9 +224,7 @@ def main() -> None:
         first = to_tensor(features[np.arange(batch)], device)
         with torch.no_grad():
             loss = {k: float(nn.functional.mse_loss(n(first).double(), target)) for k, n in networks.items()}
-        steps = {
-            k: make_step(network, features, target, batch, device) for k, network in networks.items()
-        }
+        steps = {k: make_step(network, features, target, batch, device) for k, network in networks.items()}
         step_s = take_turns(steps, repeats, device)
         images_s = measure_backbone(Path(folder), arguments.images, repeats, device)
 

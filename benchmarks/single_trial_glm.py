@@ -92,7 +92,9 @@ def timed(run: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
 def main() -> None:
     """Time both, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-trials", type=int, default=4, help="trials for which the peer is run; at least 3")
+    parser.add_argument(
+        "--peer-trials", type=int, default=4, help="trials for which the peer is run; at least 3"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if not 3 <= arguments.peer_trials <= TRIALS:
@@ -108,7 +110,9 @@ def main() -> None:
         seconds, estimate = timed(lambda trial=trial: peer(*run, trial))  # type: ignore[misc]
         peer_seconds.append(seconds)
         worst = max(worst, float(np.abs(betas[trial] - estimate).max() / betas.std()))
-        print(f"trial {trial + 1}: nilearn {seconds:.2f} s for this trial, ours {our_seconds[-1]:.2f} s for all")
+        print(
+            f"trial {trial + 1}: nilearn {seconds:.2f} s for this trial, ours {our_seconds[-1]:.2f} s for all"
+        )
     figures = {
         "volumes": VOLUMES,
         "voxels": VOXELS,

@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures: dict[str, float] = {}
-    print(f"{'seconds':>7} {'estimator':9} {'response':8} {'r':>6} {'true hrf':>8} {'ratio':>6} {'reliability':>11}")
+    print(
+        f"{'seconds':>7} {'estimator':9} {'response':8} {'r':>6} {'true hrf':>8} {'ratio':>6} {'reliability':>11}"
+    )
     for spacing in (4.0, 10.0):
         given = BoldParameters(spacing=spacing, images=arguments.images)
         with tempfile.TemporaryDirectory() as name:
@@ -83,11 +85,12 @@ def main() -> None:
                 for hrf in ("glover", "library"):
                     study = BIDS_FMRI.open(folder, "01", Path(name), estimator=estimator, hrf=hrf)
                     trials = study.trials
-                    betas = study.prepared(Recipe(()), np.flatnonzero(trials["session"] < 3)).read(slice(None))
+                    betas = study.prepared(Recipe(()), np.flatnonzero(trials["session"] < 3)).read(
+                        slice(None)
+                    )
                     r = correlation(betas, truth.amplitudes)
                     by_repeat = [
-                        betas[some.sort_values("stimulus_id").index]
-                        for _, some in trials.groupby("repeat")
+                        betas[some.sort_values("stimulus_id").index] for _, some in trials.groupby("repeat")
                     ]
                     reliability = np.mean([correlation(a, b) for a, b in combinations(by_repeat, 2)])
                     print(

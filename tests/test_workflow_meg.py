@@ -344,6 +344,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "highest before onset",
         "What is early and what is late",
         "Simulated: when the responses were made to peak",
+        "100 to 225 ms",
         "What more data add",
         "Trained on several people, tested on this one",
         "Score against people who train",

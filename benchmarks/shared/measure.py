@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def measure(layout: Layout, folder: Path, runs: int) -> dict[str, float]:
             opening.append(seconds(lambda: layout.open(root, work)))
             study = layout.open(root, work)
             if layout.prepare is not None:
-                preparing.append(seconds(lambda: layout.prepare(study)))  # type: ignore[misc]
+                preparing.append(seconds(partial(layout.prepare, study)))  # type: ignore[misc]
             epoch(study.read, len(study.trials), seed=0, most=20 * BATCH)
     figures["extra_peak_gb"] = ((memory.peak_kb or 0) - before) / 2**20
     plain = _plain_copy(study, folder / "plain.npy")
