@@ -82,7 +82,7 @@ def measure(layout: Layout, folder: Path, runs: int) -> dict[str, float]:
             opening.append(seconds(lambda: layout.open(root, work)))
             study = layout.open(root, work)
             if layout.prepare is not None:
-                preparing.append(seconds(partial(layout.prepare, study)))  # type: ignore[misc]
+                preparing.append(seconds(partial(layout.prepare, study)))
             epoch(study.read, len(study.trials), seed=0, most=20 * BATCH)
     figures["extra_peak_gb"] = ((memory.peak_kb or 0) - before) / 2**20
     plain = _plain_copy(study, folder / "plain.npy")
