@@ -274,6 +274,19 @@ def test_runs_without_events_are_left_out_and_a_participant_without_any_is_refus
         open_study(tmp_path, tmp_path / "work")
 
 
+def test_a_table_of_channels_that_does_not_fit_is_told_and_a_missing_one_is_not(tmp_path):
+    path = write_run(tmp_path, make_raw(draw()), make_events(8), bad=[SENSORS[1]])
+    channels = path.with_name(path.name.replace("_meg.fif", "_channels.tsv"))
+    fits = open_study(tmp_path, tmp_path / "work")
+    assert not [text for text in fits.provenance["warnings"] if "channels.tsv" in text]
+    channels.write_text(channels.read_text().replace("EOG 061", "EOG 062"))
+    told = f"{path.name}: Channel mismatch between {channels.relative_to(tmp_path)} and the raw data file. Skipping"
+    study = open_study(tmp_path, tmp_path / "work")
+    assert told in " ".join(study.provenance["warnings"])
+    channels.unlink()
+    assert "channels.tsv" not in " ".join(open_study(tmp_path, tmp_path / "work").provenance["warnings"])
+
+
 def test_a_fif_cut_in_half_is_refused_and_leaves_nothing(tmp_path):
     path = write_run(tmp_path, make_raw(draw(60_000)), make_events(8))
     whole = path.read_bytes()

@@ -12,19 +12,22 @@ from braindecode_suite.core.checks import check_option
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.files import data_hash, file_sha256
 from braindecode_suite.datasets.bids_layout import entities
+from braindecode_suite.datasets.kit_files import KIT_SUFFIXES, check_samples, read_in_folder
 from braindecode_suite.datasets.lab_files import check_inside, one_line
 
 if TYPE_CHECKING:
     import mne
 
 EXTENSIONS = {
-    "meg": (".ds", ".fif", ".con", ".sqd"),
+    "meg": (".ds", ".fif", *KIT_SUFFIXES),
     "eeg": (".vhdr", ".edf", ".EDF", ".bdf", ".BDF", ".set"),
 }
 """By BIDS' data type: CTF, FIF (Elekta, MEGIN, and what was converted), KIT; BrainVision, EDF, BDF, EEGLAB."""
 COMPANIONS = (".eeg", ".vmrk", ".fdt")
 TOLD = ("channels.tsv", "truncat", "not closed", "discontinuous", "electrode locations")
 """Words of the reader's warnings that are passed on."""
+OPTIONAL = "did not find any"
+"""Words of those about sidecars that need not be there."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,13 @@ class Recording:
         parts = (("ses", self.session), ("task", self.task), ("run", self.run))
         return "_".join(f"{key}-{value}" for key, value in parts if value)
 
+    @property
+    def channels(self) -> Path:
+        """Its ``channels.tsv``, which need not be there."""
+        return self.events.with_name(f"{self.path.name.rpartition('_')[0]}_channels.tsv")
+
     def files(self) -> list[Path]:
         """Return every file that holds samples or says what they are."""
-        stem = self.path.name.rpartition("_")[0]
         if self.path.is_dir():
             found = [path for path in self.path.rglob("*") if path.is_file()]
         else:
@@ -67,8 +74,7 @@ class Recording:
                 self.path.name.replace("_split-01_", "_split-*_") if "_split-01_" in self.path.name else ""
             )
             found += self.path.parent.glob(parts) if parts else []
-        found += self.path.parent.glob(f"{stem}_channels.tsv")
-        return sorted({path for path in found if path.is_file()})
+        return sorted({path for path in [*found, self.channels] if path.is_file()})
 
     def fingerprint(self) -> str:
         """Hash of names, sizes and times of the files, and of what ``channels.tsv`` says."""
@@ -141,7 +147,8 @@ def check_sessions(wanted: Sequence[str], known: Collection[str]) -> None:
 def _list(data_dir: Path, home: Path, datatype: str) -> list[Recording]:
     found = []
     for place in (home / datatype, *sorted(home.glob(f"ses-*/{datatype}"))):
-        for path in sorted(place.glob(f"*_{datatype}.*")) + sorted(place.glob(f"*_{datatype}/*")):
+        in_folders = [p for p in place.glob(f"*_{datatype}/*_{datatype}.*") if p.suffix in KIT_SUFFIXES]
+        for path in sorted(place.glob(f"*_{datatype}.*")) + sorted(in_folders):
             names = entities(path)
             if path.suffix not in EXTENSIONS[datatype] or names.get("split", "01") not in ("01", "1"):
                 continue
@@ -193,10 +200,15 @@ def open_recording(recording: Recording, montage: str = "") -> tuple[mne.io.Base
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            where = mne_bids.get_bids_path_from_fname(path, check=False, verbose="error")
-            if path.parent.name.endswith(f"_{recording.datatype}"):  # KIT: a folder a run
-                where = where.update(root=recording.root, datatype=recording.datatype)
-            raw = mne_bids.read_raw_bids(where, on_ch_mismatch="warn", verbose="error")
+            if path.parent != recording.events.parent:
+                raw = read_in_folder(path, recording.channels)
+            else:
+                where = mne_bids.get_bids_path_from_fname(path, check=False, verbose="error")
+                raw = mne_bids.read_raw_bids(where, on_ch_mismatch="warn", verbose="warning")
+            if path.suffix in KIT_SUFFIXES:
+                check_samples(path)
+        except InputError:
+            raise
         except Exception as error:  # whatever a reader trips over is in the file
             raise InputError(path, expected="a whole recording", found=one_line(error)) from error
         if montage and recording.datatype == "eeg" and raw.get_montage() is None:
@@ -206,8 +218,9 @@ def open_recording(recording: Recording, montage: str = "") -> tuple[mne.io.Base
                 raise InputError(
                     "option montage", expected="a montage of MNE", found=one_line(error)
                 ) from error
-    texts = [" ".join(str(one.message).split())[:200] for one in caught]
-    told = [f"{path.name}: {text}" for text in texts if any(word in text.lower() for word in TOLD)]
+    texts = [" ".join(str(one.message).replace(f"{recording.root}/", "").split()) for one in caught]
+    told = [text for text in texts if any(word in text.lower() for word in TOLD)]
+    told = [f"{path.name}: {text[:200]}" for text in told if OPTIONAL not in text.lower()]
     return raw, list(dict.fromkeys(told))
 
 

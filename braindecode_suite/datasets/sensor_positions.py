@@ -17,7 +17,8 @@ def layout_positions(info: mne.Info, names: tuple[str, ...]) -> tuple[np.ndarray
     """Return the place of each sensor in the layout that MNE finds for the system.
 
     Places are scaled to [0, 1] by the smallest and largest of the sensors that are there (Défossez et al. 2023). Serial numbers of
-    CTF (``MLC11-4302``) and blanks of Elekta (``MEG 0113``) are left out of the comparison. Electrodes have a layout only if their
+    CTF (``MLC11-4302``) and blanks of Elekta (``MEG 0113``) are left out of the comparison. Layouts of KIT count channels
+    (``MEG 001``): where a file names its sensors otherwise, their number in it finds their place. Electrodes have a layout only if their
     places on the head are known.
 
     Parameters
@@ -50,7 +51,10 @@ def layout_positions(info: mne.Info, names: tuple[str, ...]) -> tuple[np.ndarray
                 continue
         title = title or layout.kind
         places = {_plain(name): pos[:2] for name, pos in zip(layout.names, layout.pos, strict=True)}
-        found |= {name: places[_plain(name)] for name in mine if _plain(name) in places}
+        labels = {name: _plain(name) for name in mine}
+        if info["kit_system_id"] is not None and not places.keys() & set(labels.values()):
+            labels = {name: _counted(info, name) for name in mine}
+        found |= {name: places[label] for name, label in labels.items() if label in places}
     positions = np.full((len(names), 2), np.nan)
     for k, name in enumerate(names):
         if name in found:
@@ -64,6 +68,11 @@ def layout_positions(info: mne.Info, names: tuple[str, ...]) -> tuple[np.ndarray
 
 def _picks(info: mne.Info, names: list[str]) -> list[int]:
     return [info["ch_names"].index(name) for name in names]
+
+
+def _counted(info: mne.Info, name: str) -> str:
+    """Return what layouts of KIT call a sensor, by the number of its channel in the file."""
+    return f"MEG{info['chs'][info['ch_names'].index(name)]['scanno']:03d}"
 
 
 def _plain(name: str) -> str:
