@@ -99,7 +99,7 @@ def course_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
         axis.set_xlim(times[0], times[-1])
         axis.set_xlabel(str(course["axis"]))
         axis.set_ylabel(metric_title(metric))
-        axis.legend(fontsize=9.5, loc="upper right")
+        axis.legend(fontsize=9.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     peak = "; ".join(
         f"{LEVEL_TITLES.get(str(level['level']), str(level['level']))}: highest {number(level['peak_value'])} at {1000 * float(level['peak_time']):.0f} ms"
         for level in levels
@@ -138,7 +138,7 @@ def graded_figure(name: str, course: Mapping[str, Any]) -> FigureBlock:
         axis.set_xlim(times[0], times[-1])
         axis.set_xlabel(str(course["axis"]))
         axis.set_ylabel("share of other images")
-        axis.legend(fontsize=9.5, loc="upper right")
+        axis.legend(fontsize=9.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     peaks = "; ".join(
         f"{LEVEL_TITLES[str(level['level'])]}: most at {1000 * float(level['peak_time']):.0f} ms"
         for level in levels
