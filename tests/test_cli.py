@@ -121,7 +121,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
         ),
         (
             ["run", "nsd", "out", "participant", "--set", "n_seds=1"],
-            r"--set: expected a known config key; found 'n_seds'",
+            r"--set: expected a known config key; found 'n_seds' \(did you mean 'n_seeds'\?\)",
         ),
         (
             ["run", "nsd", "out", "participant", "--set", "n_seeds"],
@@ -226,7 +226,19 @@ def test_a_mistake_in_a_config_file_names_the_file(
     file.write_text("n_seeds: 2\nsedes: 3\n")
     words = ["run", "simulated-nsd", str(tmp_path / "out"), "participant", "--config", str(file)]
     assert main(words) == 2
-    assert capsys.readouterr().err.strip() == f"bds run: {file}: expected a known config key; found 'sedes'"
+    told = f"bds run: {file}: expected a known config key; found 'sedes' (did you mean 'n_seeds'?)"
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_output_that_nobody_reads_on_is_no_traceback() -> None:
+    words = "import sys; from braindecode_suite.cli import main; sys.exit(main(['list', 'datasets']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", words], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(

@@ -166,7 +166,10 @@ class Decoding:
             study = open_study(job, config.dataset_options)
             if study.stimuli is None:
                 raise InputError(
-                    f"subject {job.subject}", expected="images that were shown", found="unlabelled recordings"
+                    f"subject {job.subject}",
+                    expected="images that were shown",
+                    found="unlabelled recordings, or no image by the names in the events",
+                    hint="`bds check` says which files are missing",
                 )
         targets, generator = self.targets(steps)
         with steps.block(f"split by {self.protocol}"):
