@@ -124,6 +124,10 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
             r"--set: expected a known config key; found 'n_seds' \(did you mean 'n_seeds'\?\)",
         ),
         (
+            ["run", "simulated-meg", "out", "participant", "--set", "size=seconds"],
+            r"found 'size' \(one of baseline, .*; what a dataset takes goes under dataset_options, what a simulated",
+        ),
+        (
             ["run", "nsd", "out", "participant", "--set", "n_seeds"],
             r"--set: expected KEY=VALUE; found 'n_seeds'",
         ),
@@ -228,6 +232,14 @@ def test_a_mistake_in_a_config_file_names_the_file(
     assert main(words) == 2
     told = f"bds run: {file}: expected a known config key; found 'sedes' (did you mean 'n_seeds'?)"
     assert capsys.readouterr().err.strip() == told
+
+
+def test_a_run_of_nobody_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    out = tmp_path / "out"
+    assert main(["run", "things-meg", str(out), "participant", "--data-dir", str(tmp_path / "data")]) == 2
+    assert "expected subjects of 'things-meg'; found none" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_output_that_nobody_reads_on_is_no_traceback() -> None:

@@ -101,6 +101,7 @@ class Texts(Config):
         ({"names": 7}, r"names: .* found 7 \(a list is written \[7\]\)"),
         ({"share": 1.0}, r"my.yaml: expected share: below 1; found 1.0$"),
         ({"nmae": "a"}, r"found 'nmae' \(did you mean 'name'\?\)"),
+        ({"nothing-like-it": "a"}, r"found 'nothing-like-it' \(one of name, names, share\)"),
         ({"size": "a"}, r"found 'size' \(one of name, names, share\)"),
     ],
 )

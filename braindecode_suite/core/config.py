@@ -80,8 +80,10 @@ def build(cls: type[ConfigT], data: dict[str, Any], where: str | Path = "config"
         key = ".".join(str(part) for part in first["loc"]) or "(top)"
         if first["type"] == "extra_forbidden":
             known = _keys(cls, first["loc"][:-1])
-            close = get_close_matches(str(first["loc"][-1]), known, n=1)
+            close = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.65)
             hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(known)}" if known else ""
+            if not close and "dataset_options" in known:
+                hint += "; what a dataset takes goes under dataset_options, what a simulated study takes under simulation"
             raise InputError(where, expected="a known config key", found=f"{key!r}", hint=hint) from error
         raise InputError(
             where,
