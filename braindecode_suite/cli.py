@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "dataset",
         metavar="DATASET",
-        help="catalogue name (`bds list datasets`), a folder with a trials.tsv, or a BIDS folder with fMRIPrep derivatives",
+        help="catalogue name (`bds list datasets`), a folder with a trials.tsv, or a BIDS folder of raw MEG or EEG or with fMRIPrep derivatives",
     )
     run.add_argument("output_dir", metavar="OUTPUT_DIR", type=Path)
     run.add_argument("level", choices=("participant", "group"))
@@ -298,7 +299,7 @@ def _computing(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 2 the user's own input, 1 any other failure."""
+    """Run a command and return its exit code: 0 done, 2 the user's own input, 141 nobody reads on, 1 any other failure."""
     arguments = build_parser().parse_args(argv)
     words = ("bds", *(sys.argv[1:] if argv is None else argv))
 
@@ -320,6 +321,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"bds {arguments.command}: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except BrokenPipeError:  # whoever reads what is printed has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"bds {arguments.command}: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -264,6 +264,29 @@ def test_the_column_and_the_types_of_trials_can_be_chosen(tmp_path):
         open_study(tmp_path, tmp_path / "work", **options)
 
 
+def test_a_dropped_channel_that_no_run_has_is_warned_of(tmp_path):
+    write_run(tmp_path, make_raw(draw()), make_events(4))
+    names = open_study(tmp_path, tmp_path / "work").space.names
+    study = open_study(tmp_path, tmp_path / "work", drop=[names[0], "MLC99"])
+    assert study.space.names == names[1:]
+    told = [one for one in study.provenance["warnings"] if "option drop" in one]
+    assert told == ["option drop: no run has a channel MLC99"]
+
+
+def test_a_type_of_trial_that_is_not_there_is_named_beside_those_that_are(tmp_path):
+    path = write_run(tmp_path, make_raw(draw()), make_events(4))
+    write_events(path, lambda t: t.assign(trial_type=["face", "face", "tool", "tool"]))
+    message = r"pictures of trial_type 'house' \(option trial_types\); found pictures of face, tool"
+    with pytest.raises(InputError, match=message):
+        open_study(tmp_path, tmp_path / "work", trial_types=["house"])
+
+
+def test_a_folder_of_images_that_is_not_there_is_refused(tmp_path):
+    write_run(tmp_path, make_raw(draw()), make_events(4))
+    with pytest.raises(InputError, match=r"pictures: expected the folder of the images .*found nothing"):
+        open_study(tmp_path, tmp_path / "work", stimuli="pictures")
+
+
 def test_runs_without_events_are_left_out_and_a_participant_without_any_is_refused(tmp_path):
     first, second = (write_run(tmp_path, make_raw(draw()), make_events(8), run=run) for run in (1, 2))
     second.with_name(second.name.replace("_meg.fif", "_events.tsv")).unlink()

@@ -121,7 +121,11 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
         ),
         (
             ["run", "nsd", "out", "participant", "--set", "n_seds=1"],
-            r"--set: expected a known config key; found 'n_seds'",
+            r"--set: expected a known config key; found 'n_seds' \(did you mean 'n_seeds'\?\)",
+        ),
+        (
+            ["run", "simulated-meg", "out", "participant", "--set", "size=seconds"],
+            r"found 'size' \(one of baseline, .*; what a dataset takes goes under dataset_options, what a simulated",
         ),
         (
             ["run", "nsd", "out", "participant", "--set", "n_seeds"],
@@ -226,7 +230,27 @@ def test_a_mistake_in_a_config_file_names_the_file(
     file.write_text("n_seeds: 2\nsedes: 3\n")
     words = ["run", "simulated-nsd", str(tmp_path / "out"), "participant", "--config", str(file)]
     assert main(words) == 2
-    assert capsys.readouterr().err.strip() == f"bds run: {file}: expected a known config key; found 'sedes'"
+    told = f"bds run: {file}: expected a known config key; found 'sedes' (did you mean 'n_seeds'?)"
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_a_run_of_nobody_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    out = tmp_path / "out"
+    assert main(["run", "things-meg", str(out), "participant", "--data-dir", str(tmp_path / "data")]) == 2
+    assert "expected subjects of 'things-meg'; found none" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_output_that_nobody_reads_on_is_no_traceback() -> None:
+    words = "import sys; from braindecode_suite.cli import main; sys.exit(main(['list', 'datasets']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", words], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(

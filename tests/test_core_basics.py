@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from pydantic import field_validator
 
 from braindecode_suite.core.cache import ArrayCache
 from braindecode_suite.core.checks import check_file, check_finite, check_match, check_option, check_shape
@@ -70,10 +71,43 @@ def test_a_registry_reads_underscores_as_hyphens_and_suggests():
 
 
 def test_an_unknown_config_key_is_one_line():
-    with pytest.raises(InputError, match=r"my.yaml: expected a known config key; found 'train.epoch'"):
+    with pytest.raises(
+        InputError,
+        match=r"my.yaml: expected a known config key; found 'train.epoch' \(did you mean 'epochs'\?\)",
+    ):
         build(Outer, {"name": "a", "train": {"epoch": 3}}, "my.yaml")
     with pytest.raises(InputError, match=r"train.epochs: Input should be a valid integer.*found 'many'"):
         build(Outer, {"name": "a", "train": {"epochs": "many"}})
+
+
+class Texts(Config):
+    name: str = ""
+    names: tuple[str, ...] = ()
+    share: float = 0.5
+
+    @field_validator("share")
+    @classmethod
+    def _below_one(cls, value: float) -> float:
+        if value >= 1:
+            raise ValueError("below 1")
+        return value
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": None}, r"name: Input should be a valid string; found None \(an empty text is \"\"\)"),
+        ({"names": [7]}, r"names.0: .* found 7 \(YAML reads it as no text: quote it, '01'\)"),
+        ({"names": 7}, r"names: .* found 7 \(a list is written \[7\]\)"),
+        ({"share": 1.0}, r"my.yaml: expected share: below 1; found 1.0$"),
+        ({"nmae": "a"}, r"found 'nmae' \(did you mean 'name'\?\)"),
+        ({"nothing-like-it": "a"}, r"found 'nothing-like-it' \(one of name, names, share\)"),
+        ({"size": "a"}, r"found 'size' \(one of name, names, share\)"),
+    ],
+)
+def test_a_config_that_cannot_be_says_the_way_out(data, message):
+    with pytest.raises(InputError, match=message):
+        build(Texts, data, "my.yaml")
 
 
 def test_settings_reach_nested_keys_and_leave_the_original_alone():

@@ -128,10 +128,17 @@ def test_channels_that_were_asked_for_and_not_recorded_are_refused_at_once(
     assert "`controls_from`: expected channels of type eyegaze in every run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", [[], ["eog", "eog"], ["meg"]])
-def test_types_that_are_no_controls_are_refused(value: list[str]) -> None:
+@pytest.mark.parametrize("value", [[], ["eog", "eog"], ["meg"], "eog"])
+def test_types_that_are_no_controls_are_refused(value: list[str] | str) -> None:
     with pytest.raises(InputError, match="controls_from"):
         build(MegWorkflowConfig, {"controls_from": value}, "config")
+
+
+def test_a_type_without_brackets_says_how_a_list_is_written() -> None:
+    with pytest.raises(
+        InputError, match=r"controls_from: auto, none, or a list of types of channels, as \[eog\]"
+    ):
+        build(MegWorkflowConfig, {"controls_from": "eog"}, "config")
 
 
 def trials(*onsets: float) -> pd.DataFrame:

@@ -99,6 +99,7 @@ def test_the_largest_loss_is_told_with_the_band_of_all_places_since_it_was_chose
     evoked = replace(study.space, locations=locations).inverse_transform(found.topography)
     caption = occlusion_figure(evoked, facts).caption
     assert f"[{quantity('', most['ci_low'])}, {quantity('', most['ci_high'])}]" in caption
+    assert "chance 0.5, with all sensors 0.5" in caption
 
 
 def test_sensors_without_places_are_a_skipped_step(study: Study, tmp_path: Path) -> None:

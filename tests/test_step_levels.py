@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.sensors import SensorSpace
+from braindecode_suite.core.signal import Filter, Resample, SignalRecipe
 from braindecode_suite.core.spaces import UnitSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
@@ -98,6 +99,17 @@ def test_a_run_of_another_session_is_no_training_row_of_a_run(study: Study) -> N
     assert found.recipe is not None
     assert {step["scope"] for step in found.recipe.describe()} == {"heldout-block"}
     assert np.isfinite(found.read(slice(None))).all()
+
+
+def test_filters_are_told_in_words() -> None:
+    signal = SignalRecipe((Filter(highpass=0.1, notch=(50,)), Resample(120)), 1200)
+    words = recipe_words(json.loads(json.dumps(signal.describe()))["steps"])
+    assert words == (
+        "Recordings were filtered in both directions in time (zero phase), Butterworth of order 4: high-pass 0.1 Hz, "
+        "notch 50 Hz. They were resampled to 120 Hz."
+    )
+    causal = SignalRecipe((Filter(lowpass=40, phase="causal"),), 1200)
+    assert "forwards only (causal)" in recipe_words(causal.describe()["steps"])
 
 
 def test_scaling_by_run_comes_back_from_json_and_is_told(study: Study) -> None:

@@ -14,6 +14,7 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,19 @@ from braindecode_suite.core.files import data_hash
 from braindecode_suite.core.latents import Latents
 from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.signal import Filter, SignalRecipe
+from braindecode_suite.core.stream import StreamFacts
 from braindecode_suite.datasets.bids_meg import BIDS_MEG
 from braindecode_suite.datasets.meg_runs import EpochRows
 from braindecode_suite.datasets.stream_file import open_recording, replay_raw
 from braindecode_suite.metrics.evidence import Evidence
-from braindecode_suite.workflows.stream import StreamJob, as_live, make_draw, match_trials, open_source
+from braindecode_suite.workflows.stream import (
+    StreamJob,
+    _check_bad,
+    as_live,
+    make_draw,
+    match_trials,
+    open_source,
+)
 from braindecode_suite.workflows.stream_bundle import StreamBundle
 from braindecode_suite.workflows.stream_engine import EngineOptions, StreamEngine
 from braindecode_suite.workflows.stream_latency import Latencies
@@ -150,6 +159,9 @@ def test_a_log_can_be_run_again_with_the_same_answers(stream_world, tmp_path):
     replayed = ["--source", "log", "--recording", str(first), "--log", str(again)]
     assert main(["stream", str(stream_world.model_dir), *replayed]) == 0
     hops = [[line for line in read_log(path) if line["kind"] == "hop"] for path in (first, again)]
+    for one in hops[1]:  # no picture waits for the time between both runs
+        stages = [one["ms"][name] for name in ("epoch", "encoder", "retrieval", "evidence")]
+        assert sum(stages) <= one["ms"]["total"] < 5000
     assert len(hops[0]) == len(hops[1]) > 20
     for one, other in zip(*hops, strict=True):
         for key in ("trial", "window", "ranked", "scores", "probabilities", "decided"):
@@ -267,6 +279,52 @@ def test_speeds_and_numbers_that_make_no_sense_are_refused(capsys):
             main(["stream", "model", *words])
         assert stop.value.code == 2
     assert "expected a number above 0, or max; found 'fast'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--top", "0"], "`top`: expected a whole number of at least 1; found 0"),
+        (["--chunk", "0"], "`chunk`: expected a whole number of at least 1; found 0"),
+        (["--bad", "nobody"], "`bad`: expected sensors by their names in the stream; found 'nobody'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(stream_world, capsys, words, message):
+    assert run(stream_world, *recording(stream_world), "--hop", "100", "--seconds", "1", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_sensor_is_masked_by_the_name_that_the_stream_has(stream_world):
+    names = stream_world.bundle.space.names
+    facts = StreamFacts("replay", tuple(f"{name}-3305" for name in names[1:]), 240.0)
+    job = StreamJob(model_dir=stream_world.model_dir, bad=(names[0],))
+    _check_bad(job, stream_world.bundle, SimpleNamespace(facts=facts))  # the stream lacks it: nothing to mask
+    with pytest.raises(InputError, match=rf"found '{names[1]}' \(did you mean '{names[1]}-3305'\?\)"):
+        _check_bad(replace(job, bad=(names[1],)), stream_world.bundle, SimpleNamespace(facts=facts))
+
+
+def test_a_model_without_live_decoding_says_how_to_get_it(stream_world, tmp_path, capsys):
+    words = ["--recording", str(stream_world.recording)]
+    assert main(["stream", str(tmp_path), *words]) == 2
+    assert "with --set live=true writes it" in capsys.readouterr().err
+
+
+def test_what_is_no_candidate_or_another_person_or_no_picture_is_said(stream_world, tmp_path, capsys):
+    other = tmp_path / "sub-09_task-main_meg.fif"
+    shutil.copy(stream_world.recording, other)
+    events = tmp_path / "sub-09_task-main_events.tsv"
+    events.write_text("onset\tstimulus_id\n0.6\tsomething\n")
+    words = ["stream", str(stream_world.model_dir), "--recording", str(other)]
+    words += ["--speed", "max", "--seconds", "3", "--hop", "100"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "the recording is of subject 09, the model of subject 01" in told
+    assert "(shown: something, no candidate)" in told
+    events.write_text("onset\tstimulus_id\n9.6\tsomething\n")
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "no picture appeared: see --events" in told
+    assert "nan" not in told
 
 
 def test_a_log_of_another_model_is_refused(stream_world, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,8 +79,41 @@ def build(cls: type[ConfigT], data: dict[str, Any], where: str | Path = "config"
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top)"
         if first["type"] == "extra_forbidden":
-            raise InputError(where, expected="a known config key", found=f"{key!r}") from error
-        raise InputError(where, expected=f"{key}: {first['msg']}", found=repr(first.get("input"))) from error
+            known = _keys(cls, first["loc"][:-1])
+            close = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.65)
+            hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(known)}" if known else ""
+            if not close and "dataset_options" in known:
+                hint += "; what a dataset takes goes under dataset_options, what a simulated study takes under simulation"
+            raise InputError(where, expected="a known config key", found=f"{key!r}", hint=hint) from error
+        raise InputError(
+            where,
+            expected=f"{key}: {first['msg'].removeprefix('Value error, ')}",
+            found=repr(first.get("input")),
+            hint=_way_out(first["type"], first.get("input")),
+        ) from error
+
+
+def _keys(cls: type[BaseModel], parents: Sequence[int | str]) -> list[str]:
+    """Return the keys of the config that lies so deep in another, none where that is no config."""
+    for part in parents:
+        field = cls.model_fields.get(str(part))
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        cls = field.annotation
+    return sorted(cls.model_fields)
+
+
+def _way_out(kind: str, value: Any) -> str:
+    """Return how to write in YAML what was meant."""
+    if kind == "string_type" and value is None:
+        return 'an empty text is ""'
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "YAML reads it as no text: quote it, '01'"
+    if kind in ("tuple_type", "list_type") and not isinstance(value, dict):
+        return f"a list is written [{value}]"
+    return ""
 
 
 def build_options(cls: type[ConfigT], options: Mapping[str, Any], dataset: str) -> ConfigT:

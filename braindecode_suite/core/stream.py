@@ -39,11 +39,13 @@ class Chunk:
     timestamps : array of shape (samples,)
         Seconds on the clock of the recording.
     arrived : float
-        Seconds on this machine's monotonic clock.
+        Seconds on this machine's monotonic clock; of a log, when the chunk arrived then.
     first : int or None
         Number of the first sample within the recording; None where the system does not count.
     markers : tuple of Marker
         Those that became known with this chunk; the sample that they belong to may be an earlier one.
+    handed : float or None
+        When a log that is run again handed the chunk out, on this machine's clock now: what its answers' delay counts from.
     """
 
     data: np.ndarray
@@ -51,6 +53,7 @@ class Chunk:
     arrived: float
     first: int | None = None
     markers: tuple[Marker, ...] = ()
+    handed: float | None = None
 
     def __post_init__(self) -> None:
         check_shape("data", self.data, "channels samples", samples=len(self.timestamps))

@@ -181,6 +181,9 @@ def open_participant(data_dir: Path, subject: str, work_dir: Path, options: Bids
         runs.append(run)
         infos.append(raw.info)
         tables.append(table)
+    dropped = [name for name in options.drop if not any(name in info["ch_names"] for info in infos)]
+    if dropped:
+        warnings.append(f"option drop: no run has a channel {', '.join(dropped)}")
     rates = sorted({run.signal.sfreq_in for run in runs})
     if len(rates) > 1:
         warnings.append(

@@ -187,8 +187,15 @@ def open_stimuli(
     -------
     stimuli : ImageFiles or None
     warnings : list of str
+
+    Raises
+    ------
+    InputError
+        If the folder that was named is not there.
     """
     folder = data_dir / (stimuli or "stimuli")
+    if stimuli and not folder.is_dir():
+        raise InputError(folder, expected="the folder of the images (option stimuli)", found="nothing there")
     root = folder if stimuli else data_dir
     ids = list(dict.fromkeys(trials["stimulus_id"]))
     found: dict[str, Path] = {}

@@ -55,7 +55,14 @@ def read_stimulus_events(
     if trial_types is not None:
         if "trial_type" not in table.columns:
             raise InputError(path, expected="a column 'trial_type' (option trial_types)", found="none")
+        named = sorted(table.loc[shown, "trial_type"].astype(str).unique())
         shown &= table["trial_type"].isin(list(trial_types)).to_numpy()
+        if named and not shown.any():
+            raise InputError(
+                path,
+                expected=f"pictures of trial_type {' or '.join(map(repr, trial_types))} (option trial_types)",
+                found=f"pictures of {', '.join(named[:10])}{', ...' if len(named) > 10 else ''}",
+            )
     if not shown.any():
         raise InputError(path, expected=f"pictures in column {column!r}", found=f"none in {len(table)} rows")
     table = table[shown].reset_index(drop=True)

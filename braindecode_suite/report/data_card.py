@@ -160,6 +160,8 @@ def _no_map(results: Results, noise: BrainView | None) -> str:
     reason = results.reason("ncsnr", "noise")
     if reason:
         return f"No signal-to-noise map: {reason}"
+    if results.evoked is not None:
+        return "No signal-to-noise map: it is drawn of voxels. Where the sensors answer stands in the section Sensors."
     return "No signal-to-noise map: this dataset comes without ncsnr per voxel, or its units have no recorded place in the brain."
 
 

@@ -180,7 +180,7 @@ def occlusion_figure(evoked: mne.Evoked, facts: Mapping[str, Any]) -> FigureBloc
         "sensor-occlusion",
         figure,
         f"Loss of the score without the sensors around each place; most around {most['sensor']}: {lost}.",
-        f"What the encoder's score (1 minus the relative rank of the seen image; with all sensors {number(facts['score'])}) loses when the "
+        f"What the encoder's score (1 minus the relative rank of the seen image; chance 0.5, with all sensors {number(facts['score'])}) loses when the "
         f"{facts['n_masked']} sensors around each of {facts['n_places']} places are masked. Most around {most['sensor']}: {lost}. The band holds "
         f"at all places at once (95\u00a0%, images drawn again), and lies above 0 at {facts['n_read']} of them.",
         "losses over the back of the head and the temporal lobes. What other sensors say as well is not missed when some are gone: no loss "

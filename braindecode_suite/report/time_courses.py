@@ -322,7 +322,7 @@ def causal_part(results: Results) -> Part | None:
     return Part(
         title="Causal filters",
         table=replace(table, note=note),
-        look_for="a lower line below: what a decoder that runs during the recording gives up.",
+        look_for="how far the row of forwards only lies below the others: a decoder that runs during the recording gives that up.",
     )
 
 

@@ -14,7 +14,6 @@ from braindecode_suite.core.errors import InputError
 from braindecode_suite.core.latents import Latents, Target
 from braindecode_suite.core.minutes import Amount, first_minutes, naming
 from braindecode_suite.core.protocols import FitContext, SimulatedDataset
-from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.datasets import PROTOCOLS
@@ -166,7 +165,10 @@ class Decoding:
             study = open_study(job, config.dataset_options)
             if study.stimuli is None:
                 raise InputError(
-                    f"subject {job.subject}", expected="images that were shown", found="unlabelled recordings"
+                    f"subject {job.subject}",
+                    expected="images that were shown",
+                    found="unlabelled recordings, or no image by the names in the events",
+                    hint="`bds check` says which files are missing",
                 )
         targets, generator = self.targets(steps)
         with steps.block(f"split by {self.protocol}"):
@@ -284,9 +286,9 @@ class Decoding:
         results, split = decoded.results, decoded.prepared.split
         run = model_run(self.config, self.job, self.name, split, decoded.targets)
         results.model_config = model_config(decoded.models, run, results.scores)
-        recipe = decoded.prepared.study.recipe or Recipe()
+        facts = results.facts
         results.model_card = model_card(
-            results.model_config, self.job.dataset.card, results.facts["study"], split, recipe
+            results.model_config, self.job.dataset.card, facts["study"], split, facts["recipe"]
         )
         return results
 

@@ -75,17 +75,17 @@ def decoding_facts(
         notes += drawn["related"]
         if "generator" not in drawn["nearest_searched"]:
             notes.append("The generator's own training images could not be searched for nearest-train.")
+    filters = [] if study.signal is None else study.signal.describe()["steps"]
     paragraphs, citations = methods(
         job.dataset.card,
         numbers,
         prepared.split,
-        recipe.describe(),
+        [*filters, *recipe.describe()],
         [model for model in described if "(" not in model["name"]],
         {role: target.name for role, target in targets.items()},
         drawing,
         config.model_dump(),
     )
-    filters = [] if study.signal is None else study.signal.describe()["steps"]
     return {
         "seeds": seeds,
         "study": numbers,

@@ -10,6 +10,7 @@ import numpy as np
 from braindecode_suite.core.protocols import DatasetCard
 from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.reliability import KeepReliable
+from braindecode_suite.core.sensors import SensorSpace
 from braindecode_suite.core.split import Split
 from braindecode_suite.core.study import Study
 from braindecode_suite.metrics.duplicates import near_duplicate_ids, perceptual_hashes
@@ -29,6 +30,23 @@ CITATIONS: Mapping[str, dict[str, str]] = {
     "ridge": {
         "text": "Hoerl and Kennard (1970). Ridge regression: biased estimation for nonorthogonal problems. Technometrics 12.",
         "url": "https://doi.org/10.1080/00401706.1970.10488634",
+    },
+    "meg-module": {
+        "text": "Benchetrit, Banville and King (2024). Brain decoding: toward real-time reconstruction of visual perception. ICLR.",
+        "url": "https://arxiv.org/abs/2310.19812",
+    },
+    "nice": {
+        "text": "Song et al. (2024). Decoding natural images from EEG for object recognition. ICLR.",
+        "url": "https://arxiv.org/abs/2308.13234",
+    },
+    "atm": {
+        "text": "Li et al. (2024). Visual decoding and reconstruction via EEG embeddings with guided diffusion. NeurIPS.",
+        "url": "https://arxiv.org/abs/2403.07721",
+    },
+    "whiten": {
+        "text": "Guggenmos, Sterzer and Cichy (2018). Multivariate pattern analysis for MEG: a comparison of dissimilarity measures. "
+        "NeuroImage 173.",
+        "url": "https://doi.org/10.1016/j.neuroimage.2018.02.044",
     },
     "csls": {
         "text": "Conneau et al. (2018). Word translation without parallel data. ICLR.",
@@ -74,6 +92,8 @@ def study_facts(study: Study, split: Split) -> dict[str, Any]:
         "warnings": [str(warning) for warning in provenance.pop("warnings", [])],
         "provenance": {key: value for key, value in provenance.items() if is_plain(value)},
     }
+    if isinstance(study.space, SensorSpace):
+        facts["units"] = "sensors"
     if study.noise is not None:
         ncsnr = np.asarray(study.noise.ncsnr, float)
         finite = ncsnr[np.isfinite(ncsnr)]
@@ -163,7 +183,7 @@ def methods(
     cited = ["ridge", "open_clip", *(["csls"] if has_csls else []), "permutation"]
     paragraphs = [
         f"Data. {card.title}: {study['n_trials']} trials of {study['n_images']} images in {study['sessions']} sessions, "
-        f"{study['n_units']} units ({study['n_valid']} of them with a signal), in {study['unit']}."
+        f"{study['n_units']} {study.get('units', 'units')} ({study['n_valid']} of them with a signal), in {study['unit']}."
         + (
             " The recordings are simulated: the results show model recovery, never performance."
             if card.simulated
@@ -183,8 +203,9 @@ def methods(
         size = next(model["n_parameters"] for model in models if model["name"] == name)
         departures = next(model.get("departures", []) for model in models if model["name"] == name)
         paragraphs.append(_model_words(name, [seed for seed in of if seed], size, departures))
-        if name in ("mindeye", "brain-routing"):
+        if name in ("mindeye", "brain-routing", "meg-module", "nice", "atm"):
             cited.append(name)
+    cited += ["whiten"] * any(step["name"] == "whiten" for step in recipe)
     paragraphs.append(
         "Retrieval. Predictions were averaged over the repeats of an image, and each query was averaged over seeds before "
         "anything was resampled. Similarities are the raw cosine and the cosine centred on the means of training predictions and "
@@ -247,6 +268,10 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
                     else "all rows of held-out blocks (transductive)."
                 )
             )
+        elif step["name"] == "filter":
+            words.append(_filter_words(step))
+        elif step["name"] == "resample":
+            words.append(f"They were resampled to {step['sfreq']:g} Hz.")
         elif step["name"] == "robust-scale":
             within = _within(step["by"])
             rows = (
@@ -284,6 +309,18 @@ def recipe_words(recipe: Sequence[Mapping[str, Any]]) -> str:
         else:
             words.append(f"{step['name']}: {', '.join(f'{k} {v}' for k, v in step.items() if k != 'name')}.")
     return " ".join(words)
+
+
+def _filter_words(step: Mapping[str, Any]) -> str:
+    """Return what a filter of recordings lets through, and in which direction it ran."""
+    cuts = [
+        f"{word} {step[key]:g} Hz"
+        for key, word in (("highpass", "high-pass"), ("lowpass", "low-pass"))
+        if step[key]
+    ]
+    cuts += [f"notch {hertz:g} Hz" for hertz in step["notch"] or ()]
+    way = "forwards only (causal)" if step["phase"] == "causal" else "in both directions in time (zero phase)"
+    return f"Recordings were filtered {way}, Butterworth of order {step['order']}: {', '.join(cuts) or 'nothing cut'}."
 
 
 def _within(by: str | Sequence[str] | None) -> str:

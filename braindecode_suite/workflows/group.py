@@ -57,7 +57,9 @@ def run_group(output_dir: Path, workflow: str, label: str, seed: int = 0) -> int
         **told,
     }
     write_json(output_dir / f"desc-{label}_facts.json", facts)
-    print(f"{len(tables)} subjects: report in {write_group_report(output_dir, workflow)}")
+    print(
+        f"{len(tables)} subject{'' if len(tables) == 1 else 's'}: report in {write_group_report(output_dir, workflow)}"
+    )
     return 0
 
 

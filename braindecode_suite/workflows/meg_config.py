@@ -78,6 +78,13 @@ class MegWorkflowConfig(MindEyeWorkflowConfig):
             raise ValueError("each amount once")
         return tuple(sorted(value))
 
+    @field_validator("controls_from", mode="before")
+    @classmethod
+    def _types_in_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("auto", "none"):
+            raise ValueError("auto, none, or a list of types of channels, as [eog]")
+        return value
+
     @field_validator("controls_from")
     @classmethod
     def _kinds_once(cls, value: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from braindecode_suite.core.protocols import DatasetCard
-from braindecode_suite.core.recipe import Recipe
 from braindecode_suite.core.score import Score
 from braindecode_suite.core.split import Split
 from braindecode_suite.workflows.encode_config import STACK
@@ -85,20 +84,24 @@ def model_config(models: Sequence[Fitted], run: Mapping[str, Any], scores: Itera
 
 
 def model_card(
-    config: Mapping[str, Any], card: DatasetCard, study: Mapping[str, Any], split: Split, recipe: Recipe
+    config: Mapping[str, Any],
+    card: DatasetCard,
+    study: Mapping[str, Any],
+    split: Split,
+    recipe: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Return the folder's ``README.md``."""
+    """Return the folder's ``README.md``; `recipe` has every step, filters of recordings too."""
     run = config["run"]
     kept = f", of which {study['n_kept']} are kept," if "n_kept" in study else ""
     lines = [
         f"# {run['workflow']}, sub-{run['subject']} of {card.name}",
         "",
-        f"Models of one person's recordings: {', '.join(config['models'])}. They read {study['n_units']} units{kept} "
+        f"Models of one person's recordings: {', '.join(config['models'])}. They read {study['n_units']} {study.get('units', 'units')}{kept} "
         f"of sub-{run['subject']} ({study['unit']}) and predict latents of images; they are useless for anybody else's brain.",
         "",
         f"- data: {card.title}. Terms: {card.terms}",
         f"- split: {run['protocol']} ({run['split_hash']}), disjoint in {', '.join(sorted(split.disjoint))}",
-        f"- preprocessing: {recipe_words(recipe.describe()) or 'none'}",
+        f"- preprocessing: {recipe_words(recipe) or 'none'}",
         *(f"- target ({role}): {name}" for role, name in run["target_names"].items()),
         "- intended use: research on decoding with the consent of the person recorded; not for reading anybody's mind",
     ]

@@ -103,6 +103,8 @@ def run_participants(run: Run) -> int:
     if run.dry_run:
         return _print_plan(run)
     check_data(run)
+    if not isinstance(run.dataset, SimulatedDataset):
+        _subjects(run, data_folder(run))  # where nobody can be decoded, no folder becomes this dataset's
     prepare_output(run.output_dir, describe_source(run))
     data_dir = prepare_data(run)
     subjects = _subjects(run, data_dir)

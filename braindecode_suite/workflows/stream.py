@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ def stream(job: StreamJob) -> int:
     check_folder(job.model_dir, "a model folder")
     bundle, encoder = read_stream_bundle(job.model_dir, job.device)
     source, bad = open_source(job, bundle)
+    _check_bad(job, bundle, source)
     options = find_options(job, bundle, encoder, source, bad)
     StreamEngine(
         bundle, encoder, source.facts, options
@@ -135,6 +137,11 @@ def stream(job: StreamJob) -> int:
     log = StreamLog(job.log, header, samples=job.source == "lsl")
     engine = StreamEngine(bundle, encoder, source.facts, options, notify)
     _print_start(bundle, engine, page)
+    other = entities(_path(job)).get("sub", bundle.subject) if job.source == "file" else bundle.subject
+    if other != bundle.subject:
+        notify(
+            "flag", {"text": f"the recording is of subject {other}, the model of subject {bundle.subject}"}
+        )
 
     def show(answer: Answer) -> None:
         facts = answer_facts(answer, bundle.gallery.ids)
@@ -142,7 +149,8 @@ def stream(job: StreamJob) -> int:
             page.publish("hop", facts)
         if answer.last:
             what = f"decided at {1000 * answer.time:.0f} ms" if answer.decided else "all windows"
-            shown = f" (shown: {answer.label})" if answer.label else ""
+            known = "" if options.trigger or answer.label in engine.places else ", no candidate"
+            shown = f" (shown: {answer.label}{known})" if answer.label else ""
             flags = f" [{'; '.join(answer.flags)}]" if answer.flags else ""
             best = f"{facts['likeliest']} {100 * facts['confidence']:.0f} %"
             print(
@@ -274,15 +282,20 @@ def report(bundle: StreamBundle, engine: StreamEngine, summary: StreamSummary) -
         f"{summary.n_decided} pictures decided, {summary.n_lost} lost",
     ]
     if summary.n_known:
+        chance = summary.n_known / len(bundle.gallery)
+        top = min(engine.options.top, len(bundle.gallery))
         lines.append(
             f"of {summary.n_known} pictures that are candidates, {summary.n_top1} first and {summary.n_top} among the first "
-            f"{engine.options.top} on the last window (chance {summary.n_known / len(bundle.gallery):.1f} first)"
+            f"{engine.options.top} on the last window (chance {chance:.1f} first and {chance * top:.1f} among the first {engine.options.top})"
         )
     if summary.n_decided_known:
         lines.append(f"of {summary.n_decided_known} decided, {summary.n_decided_right} right")
     if summary.previews:
         lines.append("previews: " + ", ".join(f"{k} {v}" for k, v in summary.previews.items() if v != ""))
-    lines.append(f"processing takes {summary.mean_over_hop:.2f} of a hop on average")
+    if not summary.n_trials:
+        lines.append("no picture appeared: see --events, --trigger and --trigger-values, --markers")
+    if summary.n_answers:
+        lines.append(f"processing takes {summary.mean_over_hop:.2f} of a hop on average")
     return "\n".join([*lines, summary.latencies.report()])
 
 
@@ -359,10 +372,30 @@ def _check_job(job: StreamJob) -> None:
         raise InputError(
             "`parity`",
             expected="source 'file' and the BIDS folder (`--data-dir`)",
-            found=f"source {job.source!r}",
+            found=f"source {job.source!r}" + ("" if job.data_dir is not None else " and no folder"),
         )
+    for name, number in (("top", job.top), ("chunk", job.chunk)):
+        if number is not None and number < 1:
+            raise InputError(f"`{name}`", expected="a whole number of at least 1", found=str(number))
     if job.parity and job.confidence is not None and job.confidence <= 0:
         raise InputError("`confidence`", expected="a probability above 0", found=str(job.confidence))
+
+
+def _check_bad(job: StreamJob, bundle: StreamBundle, source: StreamSource) -> None:
+    """Refuse to mask a sensor by a name that is not the stream's, unless the stream lacks that sensor of the model anyway."""
+    stream = list(source.facts.names)
+    for name in job.bad:
+        same = [one for one in stream if one.split("-")[0] == name.split("-")[0]]
+        same = same if len(same) == 1 else []  # as `match_channels` has it
+        if name in stream or (name in bundle.space.names and not same):
+            continue
+        close = same or get_close_matches(name, stream, n=1)
+        raise InputError(
+            "`bad`",
+            expected="sensors by their names in the stream",
+            found=repr(name),
+            hint=f"did you mean {close[0]!r}?" if close else "",
+        )
 
 
 def _open_page(

@@ -306,7 +306,15 @@ def save_stream_bundle(
 def read_stream_bundle(model_dir: Path, device: str = "cpu") -> tuple[StreamBundle, BrainEncoder]:
     """Read ``MODEL_DIR/stream`` and the encoder it was made for; one that does not fit it is an error naming both sides."""
     folder = model_dir / "stream"
-    path = check_file(folder / "stream.json", "what live decoding needs, written at the end of a fit")
+    path = folder / "stream.json"
+    if model_dir.is_dir() and not path.is_file():
+        raise InputError(
+            path,
+            expected="what live decoding needs, written at the end of a fit",
+            found="nothing there",
+            hint="`bds run` with --set live=true writes it, into the model folder whose name ends in `live`",
+        )
+    check_file(path, "what live decoding needs, written at the end of a fit")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

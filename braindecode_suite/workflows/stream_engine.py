@@ -256,7 +256,7 @@ class StreamEngine:
         for sample, label in onsets:
             self._open(sample, label)
         self.signal_seconds += time.perf_counter() - began
-        return self._complete(chunk.arrived)
+        return self._complete(chunk.arrived if chunk.handed is None else chunk.handed)
 
     def _take_samples(
         self, data: np.ndarray, times: np.ndarray, first: int, missing: int, jumped: bool

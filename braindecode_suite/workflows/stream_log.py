@@ -234,7 +234,7 @@ class LogSource:
             data = self._raw.get_data(start=line["first"], stop=line["first"] + n, verbose="error")
             times = np.linspace(line["times"][0], line["times"][1], n) if n else np.empty(0)
         markers = tuple(Marker(at, label) for at, label in line["markers"])
-        return Chunk(data, times, line["arrived"], line["first"], markers)
+        return Chunk(data, times, line["arrived"], line["first"], markers, time.perf_counter())
 
     def close(self) -> None:
         """Let go of the samples."""
