@@ -36,9 +36,12 @@ class SensorTrainingConfig(Config):
         Targets of squared errors with more dimensions than this are predicted through so many principal components of the
         training images' latents.
     window : {'none', 'growing'}
-        ``growing``: each batch is cut off at a random time, so that the model can be asked at any (`predict` with ``until``).
+        ``growing``: batches are cut off at random times, so that the model can be asked at any (`predict` with ``until``).
     shortest_window : float
         Seconds after the first sample that a growing window has at least.
+    whole_share : float
+        Share of the batches of growing windows that are not cut: cut ones alone teach little about late samples, which most of
+        them lack.
     unknown_subjects : {'refuse', 'mean'}
         What `predict` does with a person that it was not fitted to: an error, or the mean of those that it knows, with a
         warning.
@@ -52,6 +55,7 @@ class SensorTrainingConfig(Config):
     low_rank: PositiveInt | None = None
     window: Literal["none", "growing"] = "none"
     shortest_window: NonNegativeFloat = 0.1
+    whole_share: Share = 0.5
     unknown_subjects: Literal["refuse", "mean"] = "refuse"
 
 

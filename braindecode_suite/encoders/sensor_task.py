@@ -130,10 +130,14 @@ class SensorTask:
             x, layout, subject = x[anything], layout[anything], subject[anything]
             ids = ids[anything.numpy()]
         if self.config.window == "growing":
-            end = int(torch.randint(self.shortest, self.n_times + 1, (1,), generator=moment.generator))
-            x = x[:, :, :end]
+            x = x[:, :, : self._draw_end(moment.generator)]
         outputs = self.network(x, self.positions, layout, subject)
         return self.losses(outputs, list(ids))
+
+    def _draw_end(self, generator: torch.Generator) -> int:
+        if float(torch.rand((), generator=generator)) < self.config.whole_share:
+            return self.n_times
+        return int(torch.randint(self.shortest, self.n_times + 1, (1,), generator=generator))
 
     def losses(self, outputs: Mapping[str, Tensor], ids: Sequence[str]) -> dict[str, Tensor]:
         """Return ``lambda * contrast + (1 - lambda) * mean squared error of the roles`` and its parts."""
