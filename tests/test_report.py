@@ -607,6 +607,16 @@ def test_figures_are_at_most_850_pixels_wide_and_take_the_pages_colours(pages: d
         assert re.findall(r"#0102\d\d", text) == []
 
 
+def test_scores_far_below_zero_do_not_flatten_the_others() -> None:
+    rows = pd.DataFrame({"epoch": [0, 1, 2], "validation_r2": [-20.0, -0.1, 0.3]})
+    block, whole = learning_curves(rows), learning_curves(rows.assign(validation_r2=[-0.2, 0.1, 0.3]))
+    assert block is not None
+    assert whole is not None
+    assert "Scores below -0.5 are not shown" in block.caption
+    assert "not shown" not in whole.caption
+    assert ">−20<" not in str(block.svg)
+
+
 def test_learning_curves_need_a_loss_or_a_validation_score() -> None:
     assert learning_curves(pd.DataFrame({"epoch": [0, 1], "note": ["a", "b"]})) is None
     block = learning_curves(pd.DataFrame({"epoch": [0, 1], "train_loss": [2.0, 1.0]}))

@@ -32,6 +32,8 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", SHADE: "--shade"} |
 }
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 WIDEST = 8.5  # inches at 100 dpi: 850 pixels
+LEAST_SHOWN = -0.5
+"""Of validation scores: explained variance is far below 0 before training, which would flatten all that follows."""
 STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "braindecode-suite",
@@ -183,6 +185,7 @@ def learning_curves(history: pd.DataFrame) -> FigureBlock | None:
         return None
     models = list(dict.fromkeys(history["model"]))
     runs = list(history.groupby(["model", "seed"], sort=False))
+    cut = ""
     faint = 0.9 if len(runs) <= 6 else 0.25
     with matplotlib.rc_context(STYLE):
         figure = new_figure(8.5, 3.9)
@@ -202,6 +205,10 @@ def learning_curves(history: pd.DataFrame) -> FigureBlock | None:
                         alpha=faint,
                         linewidth=1.4,
                     )
+            if not by_model and axis.get_ylim()[0] < LEAST_SHOWN:
+                highest = history[names].max(axis=None)
+                axis.set_ylim(LEAST_SHOWN, max(1.1 * float(highest), 0.1))
+                cut = f" Scores below {LEAST_SHOWN:g} are not shown."
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_title("Loss" if by_model else "Validation scores")
@@ -211,7 +218,7 @@ def learning_curves(history: pd.DataFrame) -> FigureBlock | None:
         f"{model_title(str(m)) or 'model'} {int(run['epoch'].max())} epochs" for (m, _), run in runs[:3]
     )
     alt = f"Learning curves of {len(runs)} runs ({ends}{', ...' if len(runs) > 3 else ''})."
-    caption = f"{listed(['Loss'] * bool(losses) + ['validation scores'] * bool(scores)).capitalize()} over epochs, one line a run ({len(runs)} runs: models and seeds)."
+    caption = f"{listed(['Loss'] * bool(losses) + ['validation scores'] * bool(scores)).capitalize()} over epochs, one line a run ({len(runs)} runs: models and seeds).{cut}"
     look = "validation that levels off before training stops; if it worsens while the training loss falls, the model overfits."
     if any("shuffled" in str(model) for model in models):
         look += " A model fitted on shuffled pairs must not learn anything that validation confirms."
@@ -225,7 +232,11 @@ def _curve_label(name: str) -> str:
     if name in ("val_loss", "validation_loss"):
         return "validation"
     stripped = re.sub(r"^(val|validation)_", "", name)
-    return stripped.replace("_", " ") if stripped != name else model_title(name)
+    return (
+        stripped.replace("top1", "top 1").replace("_r2", " R²").replace("_", " ")
+        if stripped != name
+        else model_title(name)
+    )
 
 
 def _curve_legend(axis: Axes, coloured: Sequence[str], dashed: Sequence[str]) -> None:
