@@ -339,6 +339,7 @@ def test_the_report_shows_sensors_courses_and_jitters(out: Path) -> None:
         "compare models within a line, not lines",
         "Where the decoder reads",
         "What causal filtering costs",
+        "top 1 of the whole gallery (8 images, chance 0.125, 95\u00a0% intervals over images).",
         "Forwards only minus both directions, same seed, paired over images",
         "Maps of one time on the samples of another",
         "highest before onset",

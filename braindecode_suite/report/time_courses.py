@@ -361,6 +361,7 @@ def compared(results: Results, lines: Sequence[tuple[str, str]], heading: str, c
     """
     metric = METRIC
     rows: list[list[str]] = []
+    sizes: list[str] = []
     for label, split in lines:
         plain = where(results.scores, metric=metric, split=split, control="brain", scorer="cosine-centred")
         plain = plain[plain["candidates"].isin(["", "all"])]
@@ -374,6 +375,9 @@ def compared(results: Results, lines: Sequence[tuple[str, str]], heading: str, c
             if deep is None or linear is None:
                 continue
             gap = _of_one_seed(where(some, model=results.primary, versus=results.baseline))
+            sizes.append(
+                f"{integer(deep['gallery'])} images, chance {number(deep['chance'])}, 95\u00a0% intervals over {deep['ci_over']}s"
+            )
             oracle = deep["ceiling"]
             room = oracle - linear["value"]
             rows.append(
@@ -403,7 +407,7 @@ def compared(results: Results, lines: Sequence[tuple[str, str]], heading: str, c
             "share of the gap to the oracle",
         ],
         rows=rows,
-        note=f"{metric_title(metric)} of the whole gallery.",
+        note=f"{metric_title(metric)} of the whole gallery ({'; '.join(dict.fromkeys(sizes))}).",
     )
 
 
