@@ -55,6 +55,10 @@ CHOICES = {
     "module, 128 channels": Choice(deep=True, changes={"channels": 128}),
     "module, 128 hidden": Choice(deep=True, changes={"hidden": 128}),
     "module, dropout 0.2": Choice(deep=True, changes={"dropout": 0.2}),
+    "module, growing windows, no batch whole": Choice(
+        deep=True, changes={"window": "growing", "whole_share": 0.0}
+    ),
+    "module, growing windows": Choice(deep=True, changes={"window": "growing"}),
     "module, learning rate 0.002": Choice(deep=True, changes={"training": {"learning_rate": 0.002}}),
 }
 
